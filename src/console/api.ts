@@ -130,16 +130,19 @@ interface SendOptions {
 export class Api {
   /** In this tab's memory only. null: none is needed. */
   #key: string | null;
-  readonly #onUnauthorized: () => void;
+  /** Requests that the key was no longer good for. */
+  #waiting: (() => void)[] = [];
+  /** Asks for another key, which requests then wait for; null: they fail. */
+  onUnauthorized: (() => void) | null = null;
 
-  /** @param onUnauthorized the key is no longer good */
-  constructor(key: string | null, onUnauthorized: () => void) {
+  constructor(key: string | null) {
     this.#key = key;
-    this.#onUnauthorized = onUnauthorized;
   }
 
+  /** Requests that waited for it are sent again: the server did nothing for them. */
   useKey(key: string): void {
     this.#key = key;
+    for (const goOn of this.#waiting.splice(0)) goOn();
   }
 
   /** Whether requests carry a key. */
@@ -218,14 +221,24 @@ export class Api {
     }
   }
 
+  #anotherKey(signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push(resolve);
+      signal?.addEventListener("abort", () => reject(signal.reason as Error));
+      this.onUnauthorized?.();
+    });
+  }
+
   async #json<T>(method: string, path: string, body?: object, options?: SendOptions): Promise<T> {
     const response = await this.#fetch(method, path, body, options);
     return (response.status === 204 ? undefined : await response.json()) as T;
   }
 
-  async #fetch(method: string, path: string, body?: object, { signal, ifMatch }: SendOptions = {}): Promise<Response> {
+  async #fetch(method: string, path: string, body?: object, options: SendOptions = {}): Promise<Response> {
+    const { signal, ifMatch } = options;
+    const key = this.#key;
     const headers: Record<string, string> = {};
-    if (this.#key !== null) headers["authorization"] = `Bearer ${this.#key}`;
+    if (key !== null) headers["authorization"] = `Bearer ${key}`;
     if (ifMatch !== undefined) headers["if-match"] = `"${ifMatch}"`;
     const form = body instanceof FormData;
     if (body !== undefined && !form) headers["content-type"] = "application/json";
@@ -238,7 +251,11 @@ export class Api {
       ...(signal === undefined ? {} : { signal }),
     });
     if (response.ok) return response;
-    if (response.status === 401) this.#onUnauthorized();
+    if (response.status === 401 && this.onUnauthorized !== null) {
+      // Another key may have come while this one was on its way.
+      if (key === this.#key) await this.#anotherKey(signal);
+      return this.#fetch(method, path, body, options);
+    }
     const told = (await response.json().catch(() => ({}))) as Told;
     const wait = response.headers.get("retry-after");
     const request_id = response.headers.get("x-request-id") ?? "";

@@ -37,10 +37,14 @@ export function App() {
   const [failed, setFailed] = useState<ApiError | null>(null);
   /** The key that was good is no longer: the page stays as it is under the dialog. */
   const [asksAgain, setAsksAgain] = useState(false);
-  const enter = async (key: string | null): Promise<void> => {
-    setSession(await signIn(key, () => setAsksAgain(true)));
+  const show = (next: Session): void => {
+    // What another user asked for is nobody's any more.
+    if (session !== null) session.api.onUnauthorized = () => undefined;
+    next.api.onUnauthorized = () => setAsksAgain(true);
+    setSession(next);
     setFailed(null);
   };
+  const enter = (key: string | null): Promise<void> => signIn(key).then(show);
   useEffect(() => {
     // A server without keys needs no sign-in.
     enter(null).catch((error: unknown) => setFailed(asApiError(error)));
@@ -50,17 +54,19 @@ export function App() {
     return needsKey(failed) ? <SignInPage enter={enter} /> : <Unreachable error={failed} />;
   }
   const again = async (key: string): Promise<void> => {
-    const { user } = await signIn(key, () => undefined);
-    if (user !== session.user) return enter(key).then(() => setAsksAgain(false));
-    session.api.useKey(key);
+    const next = await signIn(key);
     setAsksAgain(false);
+    if (next.user === session.user) session.api.useKey(key);
+    else show(next);
   };
   return (
     <>
       <Frame key={session.user} session={session} signOut={() => location.reload()} />
       {asksAgain && (
         <Dialog title="Sign in again" onClose={() => undefined} fixed>
-          <Note tone="warn">The server no longer takes your key. What is on the page stays.</Note>
+          <Note tone="warn">
+            The server no longer takes your key. What is on the page stays, and what it asked for goes on.
+          </Note>
           <KeyForm enter={again} />
         </Dialog>
       )}
@@ -84,6 +90,7 @@ function Frame({ session, signOut }: { session: Session; signOut: () => void }) 
   const [theme, setTheme] = useState<Theme>("system");
   const [who, setWho] = useState(false);
   const comparison = useMemo(() => new Comparison(session), [session]);
+  useEffect(() => () => comparison.stop(), [comparison]);
   const main = useRef<HTMLElement>(null);
   const page = PAGES[name]!;
   useEffect(() => {

@@ -1,4 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
+import { useTurns } from "./answers.ts";
 import type { Session } from "./session.ts";
 
 const PERIOD_MS = 10_000;
@@ -6,11 +7,13 @@ const PERIOD_MS = 10_000;
 /** What `GET /health/ready` says, asked every ten seconds. */
 export function ServerState({ session: { model } }: { session: Session }) {
   const [state, setState] = useState<"ready" | "not ready" | "no answer">("ready");
+  const begin = useTurns();
   useEffect(() => {
     const ask = (): void => {
+      const isNewest = begin();
       fetch("/health/ready", { cache: "no-store" }).then(
-        ({ ok }) => setState(ok ? "ready" : "not ready"),
-        () => setState("no answer"),
+        ({ ok }) => isNewest() && setState(ok ? "ready" : "not ready"),
+        () => isNewest() && setState("no answer"),
       );
     };
     const timer = setInterval(ask, PERIOD_MS);

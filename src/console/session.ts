@@ -13,11 +13,9 @@ export interface Session {
 const [LOCAL_USER, ADMIN_USER] = ["local", "admin"];
 
 /** Throws ApiError 401 if the server asks for a (better) key. */
-export async function signIn(key: string | null, onUnauthorized: () => void): Promise<Session> {
-  let ready = false;
-  const api = new Api(key, () => ready && onUnauthorized());
+export async function signIn(key: string | null): Promise<Session> {
+  const api = new Api(key);
   const [{ user }, model] = await Promise.all([api.get<{ user: string }>("/usage?limit=1"), api.get<Model>("/model")]);
-  ready = true;
   return { api, model, user, admin: user === LOCAL_USER || user === ADMIN_USER };
 }
 

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { asApiError, type ApiError } from "./api.ts";
+import { useAction } from "./answers.ts";
 import { Logo } from "./logo.tsx";
 import { needsKey } from "./session.ts";
 import { Field, Note, Problem } from "./ui.tsx";
@@ -35,21 +35,13 @@ export function SignInPage({ enter }: EnterProps) {
 
 export function KeyForm({ enter }: EnterProps) {
   const [key, setKey] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [failed, setFailed] = useState<ApiError | null>(null);
-  const submit = async (event: Event): Promise<void> => {
+  const { busy, failed, act } = useAction();
+  const submit = (event: Event): void => {
     event.preventDefault();
-    setBusy(true);
-    setFailed(null);
-    try {
-      await enter(key.trim());
-    } catch (error) {
-      setFailed(asApiError(error));
-      setBusy(false);
-    }
+    act(() => enter(key.trim()));
   };
   return (
-    <form class="stack" onSubmit={(event) => void submit(event)}>
+    <form class="stack" onSubmit={submit}>
       {failed !== null &&
         (needsKey(failed) ? (
           <Note tone="bad">

@@ -1,7 +1,8 @@
 /** What several pages are made of. */
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useLayoutEffect, useRef, useState } from "preact/hooks";
-import { asApiError, type ApiError } from "./api.ts";
+import { useAction } from "./answers.ts";
+import type { ApiError } from "./api.ts";
 
 export type Tone = "neutral" | "ok" | "warn" | "bad";
 
@@ -125,6 +126,7 @@ interface DialogProps {
 /** Open while it is rendered. Esc, the cross and the backdrop close it; focus goes back to where it was. */
 export function Dialog({ title, onClose, children, foot, side = false, fixed = false }: DialogProps) {
   const dialog = useRef<HTMLDialogElement>(null);
+  const pressed = useRef(false);
   const id = useId();
   // Closed before it is removed: only then does the browser give the focus back.
   useLayoutEffect(() => {
@@ -144,7 +146,11 @@ export function Dialog({ title, onClose, children, foot, side = false, fixed = f
         event.preventDefault();
         close();
       }}
-      onClick={(event) => event.target === dialog.current && close()}
+      // The browser closes it unasked when Esc is pressed twice.
+      onClose={() => (fixed ? dialog.current?.showModal() : dialog.current && onClose())}
+      // Neither a text that is selected beyond the edge closes it, nor the second half of the click that opened it.
+      onMouseDown={({ target }) => (pressed.current = target === dialog.current)}
+      onClick={({ target, detail }) => pressed.current && target === dialog.current && detail < 2 && close()}
     >
       <div class="dialog-head">
         <h2 id={id} class="grow">
@@ -157,7 +163,7 @@ export function Dialog({ title, onClose, children, foot, side = false, fixed = f
         )}
       </div>
       <div class="dialog-body">{children}</div>
-      {foot !== undefined && <div class="dialog-foot">{foot}</div>}
+      {foot && <div class="dialog-foot">{foot}</div>}
     </dialog>
   );
 }
@@ -179,36 +185,26 @@ interface ConfirmProps {
   readonly children: ComponentChildren;
 }
 
-/** Asks before something is done. */
+/** Asks before something is done, and stays until it is. */
 export function Confirm({ action, doing, keep = "Cancel", name, onConfirm, failure, ...props }: ConfirmProps) {
   const [typed, setTyped] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [failed, setFailed] = useState<ApiError | null>(null);
-  const confirm = async (): Promise<void> => {
-    setBusy(true);
-    setFailed(null);
-    try {
-      await onConfirm();
-      props.onClose();
-    } catch (error) {
-      setFailed(asApiError(error));
-      setBusy(false);
-    }
-  };
+  const { busy, failed, act } = useAction();
   return (
     <Dialog
       title={props.title}
       onClose={props.onClose}
+      fixed={busy}
       foot={
         <>
-          <button type="button" class="btn" onClick={props.onClose}>
+          <button type="button" class="btn" disabled={busy} onClick={props.onClose}>
             {keep}
           </button>
           <button
             type="button"
             class={name === undefined ? "btn main" : "btn main danger"}
-            disabled={busy || (name !== undefined && typed !== name)}
-            onClick={() => void confirm()}
+            disabled={name !== undefined && typed !== name}
+            aria-disabled={busy}
+            onClick={() => act(() => onConfirm().then(() => props.onClose()))}
           >
             {busy ? doing : action}
           </button>
@@ -222,6 +218,23 @@ export function Confirm({ action, doing, keep = "Cancel", name, onConfirm, failu
   );
 }
 
+/**
+ * For a button whose place another one may take when it has done its work: the second half of a double click is not
+ * meant for that.
+ */
+export const once =
+  (action: () => void) =>
+  ({ detail }: MouseEvent): void => {
+    if (detail < 2) action();
+  };
+
+/** Gives the focus, once what has changed is drawn, to what is near by, if that which had it went away. */
+export function keepFocus(near: () => HTMLElement | null): void {
+  requestAnimationFrame(() => {
+    if (document.activeElement === document.body) near()?.focus();
+  });
+}
+
 /** Copies text; where the browser gives no clipboard (a page without TLS), selects it, to be copied by hand. */
 export function CopyButton({
   text,
@@ -232,7 +245,9 @@ export function CopyButton({
   from?: () => Element | null;
   main?: boolean;
 }) {
-  const [said, say] = useState("Copy");
+  /** Of which text. */
+  const [said, setSaid] = useState({ text, words: "Copy" });
+  const say = (words: string): void => setSaid({ text, words });
   const copy = async (): Promise<void> => {
     try {
       await navigator.clipboard.writeText(text);
@@ -245,7 +260,7 @@ export function CopyButton({
   };
   return (
     <button type="button" class={main ? "btn main" : "btn tiny"} onClick={() => void copy()}>
-      {said}
+      {said.text === text ? said.words : "Copy"}
     </button>
   );
 }

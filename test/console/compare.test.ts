@@ -10,6 +10,7 @@ const server = await startConsole(t);
 
 t.test("sign in, and compare one prompt under four prefixes and none", async (t) => {
   const { page, wrong } = await server.open(t);
+  await page.getByLabel("Your key").waitFor();
   t.same(await faults(page), [], "the sign-in page");
   await page.getByLabel("Your key").fill("pfx_0000");
   await page.getByRole("button", { name: "Sign in" }).click();
@@ -84,8 +85,10 @@ t.test("sign in, and compare one prompt under four prefixes and none", async (t)
     await page.getByText("5 ended").waitFor();
     t.equal(await page.locator(".token").count(), tokens);
     await page.getByText("Real speed").click();
+    await moment.focus();
+    await page.keyboard.press("Home");
+    await page.getByText("5 waiting").waitFor();
     await page.getByRole("button", { name: "Replay" }).click();
-    await page.getByRole("button", { name: "Replay" }).waitFor();
     await page.getByText("5 ended").waitFor();
     t.equal(await page.locator(".token").count(), tokens, "to the end");
     t.same(await faults(page), []);

@@ -32,6 +32,8 @@ export interface Console {
   open(t: Test, options?: Window): Promise<Opened>;
   /** The same, signed in. */
   signedIn(t: Test, key?: string, options?: Window): Promise<Opened>;
+  /** Keeps all 32 slots busy, and requests waiting, until what it returns is called; it resolves when they have ended. */
+  busy(t: Test): () => Promise<void>;
   /** Asks an HTTP route with the admin key. */
   admin(method: string, path: string, body?: object): Promise<Record<string, string>>;
 }
@@ -87,6 +89,33 @@ export async function startConsole(t: Test, ...flags: readonly string[]): Promis
       await opened.page.getByRole("heading", { level: 1, name: "One prompt" }).waitFor();
       return opened;
     },
+    busy(t) {
+      const stop = new AbortController();
+      const body = JSON.stringify({
+        ...{ prompts: Array(40).fill("a"), prefix_id: "intent", max_new_tokens: 500, ignore_eos: true },
+      });
+      const headers = { authorization: `Bearer ${ADMIN_KEY}`, "content-type": "application/json" };
+      const ask = async (): Promise<void> => {
+        while (!stop.signal.aborted) {
+          const response = await fetch(`${server.url}/generate`, {
+            method: "POST",
+            signal: stop.signal,
+            headers,
+            body,
+          });
+          if (!response.ok) throw new Error(await response.text());
+          await response.arrayBuffer();
+        }
+      };
+      // The second fills what the first leaves.
+      const asking = Promise.allSettled([ask(), ask()]);
+      const over = async (): Promise<void> => {
+        stop.abort();
+        await asking;
+      };
+      t.teardown(over);
+      return over;
+    },
     async admin(method, path, body) {
       const response = await fetch(server.url + path, {
         method,
@@ -106,6 +135,7 @@ export async function go(page: Page, name: string): Promise<void> {
 
 /** Runs the comparison of five columns that the page begins with, to its end. */
 export async function run(page: Page): Promise<void> {
+  await page.locator(".column").nth(4).waitFor();
   await page.getByRole("button", { name: /^Run/ }).click();
   await page.locator(".slots .ended").nth(4).waitFor();
 }

@@ -55,11 +55,11 @@ export function ColumnView({ column, comparison, onRun }: ColumnProps) {
         </p>
       </header>
       {run?.error ? (
-        <Failure error={run.error} onRun={onRun} />
+        <Failure key={run.id} error={run.error} onRun={onRun} />
       ) : run === null ? (
         <p class="answer soft">Not run yet.</p>
       ) : (
-        <Answer run={run} label={prefix ?? "base"} moment={comparison.replay.moment} />
+        <Answer key={run.id} run={run} label={prefix ?? "base"} moment={comparison.replay.moment} />
       )}
       <Times run={run} />
     </article>

@@ -47,6 +47,8 @@ export class Comparison {
   /** null: not asked for yet. */
   prefixes: readonly Prefix[] | null = null;
   readonly replay = new Replay(() => this.#changed());
+  #example = EXAMPLES[0]!;
+  #loads = 0;
   #listener: () => void = () => {};
   #drawing = false;
 
@@ -75,24 +77,36 @@ export class Comparison {
 
   /** Reads the list of prefixes anew; the first time, chooses columns, and runs if no key is needed. */
   async load(): Promise<void> {
+    const mine = ++this.#loads;
+    const prefixes = await this.session.api.list<Prefix>("/prefixes", "prefixes");
+    if (mine !== this.#loads) return;
     const first = this.prefixes === null;
-    this.prefixes = await this.session.api.list<Prefix>("/prefixes", "prefixes");
-    if (first && this.columns.length === 0) {
-      this.useExample(EXAMPLES[0]!);
-      if (!this.session.api.keyed && this.columns.length > 1) this.run();
+    this.prefixes = prefixes;
+    if (first && this.columns.every(({ prefix }) => prefix === null)) {
+      this.#fill();
+      // What is being typed by now is not to be sent yet.
+      const untouched = this.prompt === this.#example.prompt;
+      if (!this.session.api.keyed && untouched && this.columns.length > 1) this.run();
     }
     this.#changed();
   }
 
-  /** Those of its prefixes that there are, and others up to four in all. */
-  useExample({ prompt, prefixes: wanted }: Example): void {
-    this.prompt = prompt;
+  useExample(example: Example): void {
+    this.#example = example;
+    this.prompt = example.prompt;
+    this.#fill();
+    this.#changed();
+  }
+
+  /** Columns for those of the example's prefixes that there are, and others up to four in all. */
+  #fill(): void {
     const ids = (this.prefixes ?? []).map(({ id }) => id);
-    const named = wanted.flatMap((name) => ids.find((id) => id === name || id.endsWith(`/${name}`)) ?? []);
+    const named = this.#example.prefixes.flatMap(
+      (name) => ids.find((id) => id === name || id.endsWith(`/${name}`)) ?? [],
+    );
     const chosen = [...new Set([...named, ...ids])].slice(0, MAX_COLUMNS - 1);
     this.stop();
     this.columns = [...this.#base(), ...chosen.map((prefix, i) => ({ place: i + 1, prefix, run: null }))];
-    this.#changed();
   }
 
   /** Puts a prefix beside the others; with another prompt than theirs, beside the base alone. */
@@ -142,7 +156,7 @@ export class Comparison {
     this.#changed();
   }
 
-  /** All columns leave together, or one alone; each fails by itself. Throws as `requestBody`. */
+  /** All columns leave together, or one alone; each fails by itself. What they still ask ends. Throws as `requestBody`. */
   run(place?: number): void {
     const asked = this.columns.filter((column) => place === undefined || column.place === place);
     const bodies = asked.map(({ prefix }) => requestBody(this.prompt, prefix, this.settings));
@@ -150,6 +164,7 @@ export class Comparison {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.replay.show(null);
     const runs = asked.map(({ prefix }) => new Run(prefix, ({ over }) => (!calm || over) && this.#changed()));
+    for (const { run } of asked) run?.stop();
     this.columns = this.columns.map((column) => {
       const at = asked.indexOf(column);
       return at < 0 ? column : { ...column, run: runs[at]! };

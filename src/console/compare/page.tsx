@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { asApiError, type ApiError } from "../api.ts";
 import { plural } from "../format.ts";
 import type { PageProps } from "../page-props.ts";
@@ -27,12 +27,13 @@ export function ComparePage({ comparison, session }: PageProps) {
       setUnsent(`The JSON schema in the settings is not JSON: ${(error as Error).message}`);
     }
   };
-  const toggle = (): void => (running ? comparison.stop() : run());
+  /** By what runs now, which may not be drawn yet. */
+  const toggle = (): void => (comparison.running ? comparison.stop() : run());
   useEffect(() => {
     const onKey = (event: KeyboardEvent): void => {
       if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]")) return;
       event.preventDefault();
-      toggle();
+      if (!event.repeat) toggle();
     };
     addEventListener("keydown", onKey);
     return () => removeEventListener("keydown", onKey);
@@ -82,7 +83,13 @@ export function ComparePage({ comparison, session }: PageProps) {
           <button type="button" class="btn end" aria-haspopup="dialog" onClick={() => setDialog("code")}>
             Copy as code
           </button>
-          <button type="button" class="btn main run" aria-keyshortcuts="Control+Enter Meta+Enter" onClick={toggle}>
+          <button
+            type="button"
+            class="btn main run"
+            aria-keyshortcuts="Control+Enter Meta+Enter"
+            disabled={columns.length === 0}
+            onClick={toggle}
+          >
             {running ? "Stop" : "Run"} <kbd>Ctrl ↵</kbd>
           </button>
         </div>
@@ -117,7 +124,7 @@ export function ComparePage({ comparison, session }: PageProps) {
 /** Renders anew when the comparison has changed, at most once a frame. */
 function useChanges(comparison: Comparison): void {
   const [, setVersion] = useState(0);
-  useEffect(() => comparison.listen(() => setVersion((version) => version + 1)), [comparison]);
+  useLayoutEffect(() => comparison.listen(() => setVersion((version) => version + 1)), [comparison]);
 }
 
 /** The rows of the batch, one's own in their columns' colours. */

@@ -37,7 +37,10 @@ interface StreamEvent {
   readonly timings?: Timings;
 }
 
+let made = 0;
+
 export class Run {
+  readonly id = ++made;
   readonly prefix: string | null;
   state: "waiting" | "streaming" | "ended" | "stopped" | "failed" = "waiting";
   readonly tokens: Token[] = [];

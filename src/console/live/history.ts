@@ -21,8 +21,18 @@ interface Sample {
 }
 
 export class History {
-  readonly #samples: Sample[] = [];
-  readonly moments: Moment[] = [];
+  readonly #samples: Sample[];
+  readonly moments: Moment[];
+
+  constructor(samples: readonly Sample[] = [], moments: readonly Moment[] = []) {
+    this.#samples = [...samples];
+    this.moments = [...moments];
+  }
+
+  /** As it is now, whatever is added later. */
+  copy(): History {
+    return new History(this.#samples, this.moments);
+  }
 
   add({ at, totals }: Live): void {
     const now = Date.parse(at) / 1000;

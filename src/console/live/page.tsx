@@ -12,9 +12,15 @@ import { Queue } from "./queue.tsx";
 /** Milliseconds between two draws where the reader wants little motion. */
 const CALM_MS = 2000;
 
+interface Shown {
+  readonly live: Live | null;
+  readonly past: History;
+}
+
 export function LivePage({ session: { api } }: PageProps) {
   const history = useRef(new History());
-  const [live, setLive] = useState<Live | null>(null);
+  /** What is drawn: the latest event, unless the view stands still. */
+  const [{ live, past }, setShown] = useState<Shown>({ live: null, past: history.current });
   const [lost, setLost] = useState<{ readonly error: ApiError; readonly since: Date } | null>(null);
   const [paused, setPaused] = useState(false);
   const [lit, setLit] = useState<string | null>(null);
@@ -30,7 +36,7 @@ export function LivePage({ session: { api } }: PageProps) {
         setLost(null);
         if (stands.current || (calm && performance.now() - drawn < CALM_MS)) return;
         drawn = performance.now();
-        setLive(event);
+        setShown({ live: event, past: history.current.copy() });
       },
       (error) => setLost((before) => ({ error, since: before?.since ?? new Date() })),
     );
@@ -69,8 +75,8 @@ export function LivePage({ session: { api } }: PageProps) {
         lost === null && <p class="soft">Waiting for the first event…</p>
       ) : (
         <>
-          <Overload live={live} history={history.current} />
-          <Gauges history={history.current} />
+          <Overload live={live} history={past} />
+          <Gauges history={past} />
           <div class="split live">
             <Batch live={live} lit={lit} stale={paused || lost !== null} />
             <Queue live={live} onLight={setLit} />

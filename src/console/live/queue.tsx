@@ -52,7 +52,7 @@ export function Queue({ live, onLight }: QueueProps) {
                   onFocusOut={() => onLight(null)}
                 >
                   <th scope="row">
-                    <button type="button" class="link">
+                    <button type="button" class="link named" title={user}>
                       {user}
                     </button>
                   </th>

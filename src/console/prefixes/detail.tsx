@@ -1,4 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
+import { useTurns } from "../answers.ts";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
 import type { Comparison } from "../compare/comparison.ts";
 import { date, plural, size } from "../format.ts";
@@ -27,9 +28,20 @@ export function PrefixDetail({ session, comparison, prefix: listed, usage, onCha
   const [prefix, setPrefix] = useState(listed);
   const [failed, setFailed] = useState<ApiError | null>(null);
   const [asks, setAsks] = useState(false);
+  const begin = useTurns();
   useEffect(() => {
-    api.get<Prefix>(path).then(setPrefix, (error: unknown) => setFailed(asApiError(error)));
+    const isNewest = begin();
+    api.get<Prefix>(path).then(
+      (read) => isNewest() && setPrefix(read),
+      (error: unknown) => isNewest() && setFailed(asApiError(error)),
+    );
   }, [path, listed.digest]);
+  /** What the server has made of it, which no reading that began before may undo. */
+  const adopt = (changed: Prefix): void => {
+    begin();
+    setPrefix(changed);
+    onChanged();
+  };
   const owned = prefix.access === "owner";
   const keyless = !api.keyed && !hasUsers(session);
   return (
@@ -74,23 +86,15 @@ export function PrefixDetail({ session, comparison, prefix: listed, usage, onCha
         ))}
         <UsageBars rows={usage} title="Your requests a day" value={requestsOf} unit="request" />
         {prefix.access !== "use" && <Files session={session} prefix={prefix} />}
-        {prefix.access !== "use" && (
-          <Versions
-            session={session}
-            prefix={prefix}
-            onRestored={(restored) => {
-              setPrefix(restored);
-              onChanged();
-            }}
-          />
-        )}
+        {prefix.access !== "use" && <Versions session={session} prefix={prefix} onRestored={adopt} />}
         {owned && !keyless && prefix.shared_with !== undefined && (
           <Sharing
             prefix={prefix}
             owner={session.user}
             onChange={async (change) => {
-              setPrefix(await api.send<Prefix>("PATCH", path, change));
-              onChanged();
+              const changed = await api.send<Prefix>("PATCH", path, change);
+              adopt(changed);
+              return changed;
             }}
           />
         )}

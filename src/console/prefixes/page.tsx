@@ -1,10 +1,11 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { useTurns } from "../answers.ts";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
 import { count, date, NONE, plural } from "../format.ts";
 import type { PageProps } from "../page-props.ts";
 import { readUsage, requestsOf, type UsageRow } from "../usage.tsx";
 import { MoreRows, Search, SHOWN } from "../search.tsx";
-import { Note, Problem } from "../ui.tsx";
+import { keepFocus, Note, Problem } from "../ui.tsx";
 import { PrefixDetail } from "./detail.tsx";
 import { Residency } from "./residency.tsx";
 import { Upload } from "./upload.tsx";
@@ -18,13 +19,17 @@ export function PrefixesPage({ session, comparison }: PageProps) {
   const [stored, setStored] = useState<Prefix | null>(null);
   const [chosen, setChosen] = useState<string | null>(null);
   const [search, setSearch] = useState("");
+  const title = useRef<HTMLHeadingElement>(null);
+  const begin = useTurns();
   const load = (): void => {
+    const isNewest = begin();
     session.api.list<Prefix>("/prefixes", "prefixes").then(
       (list) => {
+        if (!isNewest()) return;
         setPrefixes(list);
         setFailed(null);
       },
-      (error: unknown) => setFailed(asApiError(error)),
+      (error: unknown) => isNewest() && setFailed(asApiError(error)),
     );
   };
   useEffect(load, [session]);
@@ -66,7 +71,9 @@ export function PrefixesPage({ session, comparison }: PageProps) {
           {failed !== null && <Problem error={failed} />}
           <section class="panel" aria-labelledby="list-title">
             <header>
-              <h2 id="list-title">{prefixes === null ? "Prefixes" : plural(prefixes.length, "prefix", "prefixes")}</h2>
+              <h2 ref={title} id="list-title" tabIndex={-1}>
+                {prefixes === null ? "Prefixes" : plural(prefixes.length, "prefix", "prefixes")}
+              </h2>
               <Search
                 label="Search by name or digest"
                 placeholder="Name or digest"
@@ -95,7 +102,9 @@ export function PrefixesPage({ session, comparison }: PageProps) {
             onChanged={load}
             onDeleted={() => {
               setChosen(null);
+              setStored((stored) => (stored?.id === selected.id ? null : stored));
               load();
+              keepFocus(() => title.current);
             }}
           />
         )}

@@ -1,6 +1,6 @@
-import { useState } from "preact/hooks";
+import { useRef, useState } from "preact/hooks";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
-import { Field, Problem, Segments } from "../ui.tsx";
+import { Field, keepFocus, once, Problem, Segments } from "../ui.tsx";
 
 interface Change {
   readonly visibility?: Prefix["visibility"];
@@ -11,39 +11,37 @@ interface Change {
 interface SharingProps {
   readonly prefix: Prefix;
   readonly owner: string;
-  /** Rejects if the server refuses it. */
-  readonly onChange: (change: Change) => Promise<void>;
+  /** Resolves with what it is then; rejects if the server refuses it. */
+  readonly onChange: (change: Change) => Promise<Prefix>;
 }
 
-export function Sharing({
-  prefix: { id, visibility, shared_with = [], readable_by = [] },
-  owner,
-  onChange,
-}: SharingProps) {
+/** The lists are sent whole: one change waits for the one before, and is made of what that has left. */
+export function Sharing({ prefix, owner, onChange }: SharingProps) {
+  const { id, visibility, shared_with = [], readable_by = [] } = prefix;
   const [user, setUser] = useState("");
   const [failed, setFailed] = useState<ApiError | null>(null);
-  const change = async (to: Change): Promise<void> => {
+  const section = useRef<HTMLElement>(null);
+  const now = useRef(prefix);
+  now.current = prefix;
+  const before = useRef(Promise.resolve());
+  const change = (to: (now: Prefix) => Change, done?: () => void): void => {
     setFailed(null);
-    try {
-      await onChange(to);
-      setUser("");
-    } catch (error) {
-      setFailed(asApiError(error));
-    }
+    before.current = before.current
+      .then(async () => {
+        now.current = await onChange(to(now.current));
+        done?.();
+        keepFocus(() => section.current);
+      })
+      .catch((error: unknown) => setFailed(asApiError(error)));
   };
-  const without = (list: readonly string[], one: string): string[] => list.filter((other) => other !== one);
   const users = [...new Set([...shared_with, ...readable_by])].sort();
-  const may = (one: string, reads: boolean): Change => ({
-    shared_with: reads ? without(shared_with, one) : [...without(shared_with, one), one],
-    readable_by: reads ? [...without(readable_by, one), one] : without(readable_by, one),
-  });
   return (
-    <section class="stack line-top" aria-label="Sharing">
+    <section ref={section} class="stack line-top" aria-label="Sharing" tabIndex={-1}>
       <Segments
         label="Who else may use it"
         options={{ private: "Users named here", shared: "All users" }}
         value={visibility}
-        onValue={(to) => void change({ visibility: to })}
+        onValue={(to) => change(() => ({ visibility: to }))}
       />
       <ul class="shares">
         {users.map((one) => (
@@ -52,7 +50,9 @@ export function Sharing({
             <select
               aria-label={`What ${one} may do`}
               value={readable_by.includes(one) ? "read" : "use"}
-              onChange={({ currentTarget }) => void change(may(one, currentTarget.value === "read"))}
+              onChange={({ currentTarget: { value } }) =>
+                change(granting(one, value === "read" ? "readable_by" : "shared_with"))
+              }
             >
               <option value="use">Use</option>
               <option value="read">Use and read</option>
@@ -61,9 +61,7 @@ export function Sharing({
               type="button"
               class="btn quiet"
               aria-label={`Stop sharing with ${one}`}
-              onClick={() =>
-                void change({ shared_with: without(shared_with, one), readable_by: without(readable_by, one) })
-              }
+              onClick={once(() => change(granting(one)))}
             >
               Stop
             </button>
@@ -74,7 +72,9 @@ export function Sharing({
         class="row bottom"
         onSubmit={(event) => {
           event.preventDefault();
-          if (user !== "") void change(may(user, false));
+          // Another name may be typed by the time that this one is shared with.
+          if (user !== "")
+            change(granting(user, "shared_with"), () => setUser((typed) => (typed === user ? "" : typed)));
         }}
       >
         <Field label="User to share with" value={user} onValue={setUser} mono placeholder="user id" />
@@ -89,3 +89,12 @@ export function Sharing({
     </section>
   );
 }
+
+/** Takes a user from both lists, and puts them on that one. */
+const granting =
+  (user: string, list?: "shared_with" | "readable_by") =>
+  ({ shared_with = [], readable_by = [] }: Prefix): Change => {
+    const without = (users: readonly string[]): string[] => users.filter((other) => other !== user);
+    const lists = { shared_with: without(shared_with), readable_by: without(readable_by) };
+    return list === undefined ? lists : { ...lists, [list]: [...lists[list], user] };
+  };

@@ -1,5 +1,6 @@
 import { useState } from "preact/hooks";
-import { asApiError, type ApiError, type Prefix } from "../api.ts";
+import { useAction, useTurns } from "../answers.ts";
+import type { Prefix } from "../api.ts";
 import { DropZone } from "../drop-zone.tsx";
 import { size } from "../format.ts";
 import type { Session } from "../session.ts";
@@ -15,13 +16,20 @@ interface UploadProps {
 /** Where adapters are dropped, or chosen with a button. */
 export function Upload({ session, prefixes, onStored }: UploadProps) {
   const [chosen, setChosen] = useState<Chosen | null>(null);
+  const begin = useTurns();
+  /** The dialog is within the zone: what is dropped on it goes nowhere. */
+  const drop = async (data: DataTransfer): Promise<void> => {
+    const isNewest = begin();
+    const files = await dropped(data);
+    if (isNewest()) setChosen((chosen) => chosen ?? files);
+  };
   return (
     <DropZone
       what="Drop the folder that PEFT's save_pretrained wrote"
       choose="choose files"
       label="Files of an adapter"
       multiple
-      onDrop={(data) => void dropped(data).then(setChosen)}
+      onDrop={(data) => void drop(data)}
       onChoose={(files) => setChosen({ name: "", files })}
     >
       <p class="small faint">{ADAPTER_FILES.join(" and ")}. Checked whole before anything is stored.</p>
@@ -49,28 +57,22 @@ function UploadDialog({
   onStored,
 }: UploadProps & { chosen: Chosen; onClose: () => void }) {
   const [name, setName] = useState(proposed);
-  const [busy, setBusy] = useState(false);
-  const [failed, setFailed] = useState<ApiError | null>(null);
+  const { busy, failed, act } = useAction();
   const missing = ADAPTER_FILES.filter((wanted) => files.every((file) => file.name !== wanted));
   const replaces = prefixes.find(({ id, access }) => id === name && access === "owner");
-  const store = async (event: Event): Promise<void> => {
+  const store = (event: Event): void => {
     event.preventDefault();
-    setBusy(true);
-    setFailed(null);
-    try {
-      onStored(await session.api.send<Prefix>("PUT", `/prefixes/${encodeURIComponent(name)}`, adapterForm(files)));
-    } catch (error) {
-      setFailed(asApiError(error));
-      setBusy(false);
-    }
+    const path = `/prefixes/${encodeURIComponent(name)}`;
+    act(() => session.api.send<Prefix>("PUT", path, adapterForm(files)).then(onStored));
   };
   return (
     <Dialog
       title="Upload a prefix"
       onClose={onClose}
+      fixed={busy}
       foot={
         <>
-          <button type="button" class="btn" onClick={onClose}>
+          <button type="button" class="btn" disabled={busy} onClick={onClose}>
             Cancel
           </button>
           <button type="submit" form="upload" class="btn main" disabled={busy || name === "" || missing.length > 0}>
@@ -79,7 +81,7 @@ function UploadDialog({
         </>
       }
     >
-      <form id="upload" class="stack" onSubmit={(event) => void store(event)}>
+      <form id="upload" class="stack" onSubmit={store}>
         <Field
           label="Name"
           value={name}

@@ -1,4 +1,5 @@
 import { useEffect, useRef, useState } from "preact/hooks";
+import { useTurns } from "../answers.ts";
 import { asApiError, type ApiError, type Prefix, type PrefixVersion } from "../api.ts";
 import { date, plural, size } from "../format.ts";
 import type { Session } from "../session.ts";
@@ -18,13 +19,16 @@ export function Versions({ session: { api }, prefix, onRestored }: VersionsProps
   const [failed, setFailed] = useState<ApiError | null>(null);
   const [asked, ask] = useState<PrefixVersion | null>(null);
   const title = useRef<HTMLHeadingElement>(null);
+  const begin = useTurns();
   useEffect(() => {
+    const isNewest = begin();
     api.get<{ versions: PrefixVersion[] }>(`${path}/versions`).then(
       ({ versions }) => {
+        if (!isNewest()) return;
         setEarlier(versions.filter(({ current }) => !current));
         setFailed(null);
       },
-      (error: unknown) => setFailed(asApiError(error)),
+      (error: unknown) => isNewest() && setFailed(asApiError(error)),
     );
   }, [path, prefix.digest]);
   // The button that was pressed goes away with its version.

@@ -1,9 +1,9 @@
 import { useRef, useState } from "preact/hooks";
-import { asApiError, type ApiError } from "../api.ts";
+import { useAction, useTurns } from "../answers.ts";
 import type { Comparison } from "../compare/comparison.ts";
 import { count, date, duration, plural } from "../format.ts";
 import type { Session } from "../session.ts";
-import { CopyButton, Note, Problem } from "../ui.tsx";
+import { CopyButton, keepFocus, Note, once, Problem } from "../ui.tsx";
 import type { Jobs } from "./jobs.ts";
 import { orderOf } from "./order.ts";
 import { isEnded, isSearch, type Job, type Progress } from "./progress.ts";
@@ -22,20 +22,20 @@ interface JobProps {
 }
 
 export function JobView({ session, comparison, jobs, job, onChanged, onAgain }: JobProps) {
-  const [failed, setFailed] = useState<ApiError | null>(null);
+  const { busy, failed, act } = useAction();
+  const begin = useTurns();
   const progress = jobs.progress(job.id);
-  const cancel = async (): Promise<void> => {
-    setFailed(null);
-    try {
-      await jobs.cancel(job.id);
-    } catch (error) {
-      setFailed(asApiError(error));
-    }
-    await onChanged();
-  };
-  /** With a prompt as the job's own examples have it. */
+  const title = useRef<HTMLHeadingElement>(null);
+  const cancel = (): void =>
+    act(async () => {
+      await jobs.cancel(job.id).finally(onChanged);
+      keepFocus(() => title.current);
+    });
+  /** With a prompt as the job's own examples have it; unless another job or page is looked at by then. */
   const tryIt = async (prefix: string): Promise<void> => {
+    const isNewest = begin();
     const prompt = await firstPrompt(session, job);
+    if (!isNewest()) return;
     comparison.show(prefix, prompt);
     location.hash = "compare";
   };
@@ -43,18 +43,18 @@ export function JobView({ session, comparison, jobs, job, onChanged, onAgain }: 
   return (
     <section class="panel" aria-labelledby="job-title">
       <header>
-        <h2 id="job-title" class="mono cut">
+        <h2 ref={title} id="job-title" class="mono cut" tabIndex={-1}>
           {job.prefix_id}
         </h2>
         <JobState job={job} progress={progress} />
         <span class="row end">
           {!done && (
-            <button type="button" class="btn" onClick={() => void cancel()}>
+            <button type="button" class="btn" aria-disabled={busy} onClick={cancel}>
               Cancel
             </button>
           )}
           {done && (
-            <button type="button" class="btn" onClick={() => onAgain(job)}>
+            <button type="button" class="btn" onClick={once(() => onAgain(job))}>
               Same settings again
             </button>
           )}

@@ -27,6 +27,9 @@ export class Jobs {
   jobs: readonly Job[] | null = null;
   files: readonly TrainingFile[] = [];
   failed: ApiError | null = null;
+  /** Of the list of jobs, and of files: what an older one answers is left out. */
+  #turn = 0;
+  #filesTurn = 0;
 
   constructor(api: Api) {
     this.#api = api;
@@ -51,24 +54,31 @@ export class Jobs {
 
   /** Reads what is new of the list, of the job that is shown, and of those that run. Never rejects. */
   async load(shown: string | null): Promise<void> {
+    const mine = ++this.#turn;
+    const isNewest = (): boolean => mine === this.#turn;
     try {
       const jobs = await this.#api.newest<Job>(JOBS);
+      if (!isNewest()) return;
       this.jobs = jobs;
-      for (const job of jobs) if (job.id === shown || job.status === "running") await this.#read(job);
-      this.failed = null;
+      for (const job of jobs)
+        if (isNewest() && (job.id === shown || job.status === "running")) await this.#read(job, isNewest);
+      if (isNewest()) this.failed = null;
     } catch (error) {
-      this.failed = asApiError(error);
+      if (isNewest()) this.failed = asApiError(error);
     }
   }
 
   /** Throws ApiError. */
   async loadFiles(): Promise<void> {
-    this.files = await this.#api.newest<TrainingFile>("/v1/files");
+    const mine = ++this.#filesTurn;
+    const files = await this.#api.newest<TrainingFile>("/v1/files");
+    if (mine === this.#filesTurn) this.files = files;
   }
 
   /** Throws ApiError. */
   async create(order: object): Promise<Job> {
     const job = await this.#api.send<Job>("POST", JOBS, order);
+    this.#turn++;
     this.jobs = [job, ...(this.jobs ?? [])];
     return job;
   }
@@ -78,11 +88,12 @@ export class Jobs {
     await this.#api.send("POST", `${JOBS}/${id}/cancel`);
   }
 
-  async #read(job: Job): Promise<void> {
+  async #read(job: Job, isNewest: () => boolean): Promise<void> {
     const known = this.#known.get(job.id) ?? { events: [], checkpoints: [], complete: false };
     if (known.complete) return;
     const events = await this.#api.newest<JobEvent>(`${JOBS}/${job.id}/events`, known.events[0]?.id);
     const checkpoints = await this.#api.newest<Checkpoint>(`${JOBS}/${job.id}/checkpoints`);
+    if (!isNewest()) return;
     this.#known.set(job.id, { events: [...events, ...known.events], checkpoints, complete: isEnded(job) });
   }
 }

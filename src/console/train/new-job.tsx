@@ -1,4 +1,5 @@
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useAction } from "../answers.ts";
 import { asApiError, type ApiError, type Prefix } from "../api.ts";
 import type { Session } from "../session.ts";
 import { Field, Problem, Segments } from "../ui.tsx";
@@ -21,7 +22,7 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
   const [file, setFile] = useState("");
   const [own, setOwn] = useState<readonly Prefix[]>([]);
   const [failed, setFailed] = useState<ApiError | null>(null);
-  const [busy, setBusy] = useState(false);
+  const creation = useAction();
   const settings = useRef<HTMLDetailsElement>(null);
   const [, setRead] = useState(0);
   const loadFiles = async (): Promise<void> => {
@@ -33,30 +34,28 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
       (error: unknown) => setFailed(asApiError(error)),
     );
   }, [api, jobs]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (from === null) return;
     setOrder(from.order);
     setFile(jobs.files.some(({ id }) => id === from.file) ? from.file : "");
     settings.current!.open = true;
   }, [from]);
   const set = (change: Partial<Order>): void => setOrder((order) => ({ ...order, ...change }));
-  const choose = (chosen: TrainingFile | null): void => {
-    setFile(chosen?.id ?? "");
-    if (chosen !== null && order.name === "") set({ name: proposedName(chosen.filename) });
+  /** An upload ends when the form may have changed. */
+  const choose = ({ id, filename }: TrainingFile): void => {
+    setFile(id);
+    setOrder((order) => (order.name === "" ? { ...order, name: proposedName(filename) } : order));
   };
-  const start = async (event: Event): Promise<void> => {
+  const drop = (id: string): void => setFile((file) => (file === id ? "" : file));
+  const start = (event: Event): void => {
     event.preventDefault();
-    setBusy(true);
-    setFailed(null);
-    try {
+    creation.act(async () => {
       const job = await jobs.create(orderBody(order, model.model, file));
-      set({ name: "" });
-      setFile("");
+      // Empty for the next one, but for what was begun of that.
+      setOrder((now) => (now.name === order.name ? { ...now, name: "" } : now));
+      drop(file);
       onCreated(job);
-    } catch (error) {
-      setFailed(asApiError(error));
-    }
-    setBusy(false);
+    });
   };
   const number = (field: keyof Order, label: string, step = "1", hint?: string) => (
     <Field
@@ -78,8 +77,15 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
       <header>
         <h2 id="new-job">New job</h2>
       </header>
-      <form class="panel-body stack" aria-labelledby="new-job" onSubmit={(event) => void start(event)}>
-        <Examples session={session} files={jobs.files} chosen={file} onChoose={choose} onChanged={loadFiles} />
+      <form class="panel-body stack" aria-labelledby="new-job" onSubmit={start}>
+        <Examples
+          session={session}
+          files={jobs.files}
+          chosen={file}
+          onChoose={choose}
+          onDrop={drop}
+          onChanged={loadFiles}
+        />
         <Field
           label="Name of the prefix"
           value={order.name}
@@ -100,7 +106,7 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
               label="What is trained"
               options={{ prefix: "Prefix", network: "Through a network", prompt: "Prompt", triggers: "Triggers" }}
               value={order.kind}
-              onValue={(kind) => setOrder(withKind(order, kind))}
+              onValue={(kind) => setOrder((order) => withKind(order, kind))}
             />
             <p class="small faint">{KINDS[order.kind]}</p>
             <div class="two">
@@ -140,12 +146,13 @@ export function NewJob({ session, jobs, from, onCreated }: NewJobProps) {
             </div>
           </div>
         </details>
-        {failed !== null && <Problem what="No job was started." error={failed} />}
+        {failed !== null && <Problem error={failed} />}
+        {creation.failed !== null && <Problem what="No job was started." error={creation.failed} />}
         <div class="row">
           <p class="small faint grow">
             {lacks ?? "Serving goes first: while requests are answered, training takes a small share of the time."}
           </p>
-          <button type="submit" class="btn main" disabled={busy || lacks !== null}>
+          <button type="submit" class="btn main" disabled={creation.busy || lacks !== null}>
             Start
           </button>
         </div>

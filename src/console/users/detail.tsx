@@ -1,4 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
+import { useAction, useTurns } from "../answers.ts";
 import { asApiError, type ApiError, type Receipt, type UserDetail } from "../api.ts";
 import { count, plural, size } from "../format.ts";
 import type { Session } from "../session.ts";
@@ -22,13 +23,17 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
   const [failed, setFailed] = useState<ApiError | null>(null);
   const [usage, setUsage] = useState<readonly UsageRow[]>([]);
   const [asks, setAsks] = useState(false);
+  const begin = useTurns();
   const load = async (): Promise<void> => {
+    const isNewest = begin();
     try {
       const [found, rows] = await Promise.all([api.get<UserDetail>(path), readUsage(api, `${path}/usage`)]);
+      if (!isNewest()) return;
       setUser(found);
       setUsage(rows);
+      setFailed(null);
     } catch (error) {
-      setFailed(asApiError(error));
+      if (isNewest()) setFailed(asApiError(error));
     }
   };
   useEffect(() => void load(), [path]);
@@ -37,17 +42,20 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
     await load();
     onChanged();
   };
-  const resume = (): void => {
-    setFailed(null);
-    patch({ suspended: false }).catch((error: unknown) => setFailed(asApiError(error)));
-  };
+  const resumption = useAction();
   return (
     <aside class="panel" aria-labelledby="user-title">
       <header>
         <h2 id="user-title" class="mono cut">
           {id}
         </h2>
-        {user !== null && <Suspension user={user} suspend={() => patch({ suspended: true })} resume={resume} />}
+        {user !== null && (
+          <Suspension
+            user={user}
+            suspend={() => patch({ suspended: true })}
+            resume={() => resumption.act(() => patch({ suspended: false }))}
+          />
+        )}
         <button
           type="button"
           class={user === null ? "btn danger end" : "btn danger"}
@@ -59,6 +67,7 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
       </header>
       <div class="panel-body stack">
         {failed !== null && <Problem error={failed} />}
+        {resumption.failed !== null && <Problem error={resumption.failed} />}
         {user !== null && (
           <>
             {user.suspended && (
@@ -68,7 +77,7 @@ export function UserDetailView({ session, id, onChanged, onRemoved }: UserProps)
               </Note>
             )}
             <Keys session={session} path={path} user={user} onChanged={load} />
-            <LimitsForm key={JSON.stringify([user.weight, user.limits])} user={user} onSave={patch} />
+            <LimitsForm user={user} onSave={patch} />
             <section class="line-top stack" aria-label="Usage">
               <h3>The last 31 days</h3>
               <dl class="kv">

@@ -1,8 +1,9 @@
-import { useRef, useState } from "preact/hooks";
-import { asApiError, type ApiError, type UserDetail } from "../api.ts";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { useAction } from "../answers.ts";
+import type { Api, UserDetail } from "../api.ts";
 import { date } from "../format.ts";
 import type { Session } from "../session.ts";
-import { CopyButton, Dialog, Note, Problem } from "../ui.tsx";
+import { CopyButton, Dialog, keepFocus, Note, once, Problem } from "../ui.tsx";
 
 interface KeysProps {
   readonly session: Session;
@@ -13,25 +14,22 @@ interface KeysProps {
 }
 
 export function Keys({ session: { api }, path, user, onChanged }: KeysProps) {
-  const [made, setMade] = useState<string | null>(null);
-  const [failed, setFailed] = useState<ApiError | null>(null);
-  const attempt = async (action: () => Promise<void>): Promise<void> => {
-    setFailed(null);
-    try {
-      await action();
+  const [makes, setMakes] = useState(false);
+  const { failed, act } = useAction();
+  const title = useRef<HTMLHeadingElement>(null);
+  const remove = (keyId: string): void =>
+    act(async () => {
+      await api.send("DELETE", `${path}/keys/${keyId}`);
       await onChanged();
-    } catch (error) {
-      setFailed(asApiError(error));
-    }
-  };
-  const create = (): Promise<void> =>
-    attempt(async () => setMade((await api.send<{ key: string }>("POST", `${path}/keys`, {})).key));
-  const remove = (keyId: string): Promise<void> => attempt(() => api.send("DELETE", `${path}/keys/${keyId}`));
+      keepFocus(() => title.current);
+    });
   return (
     <section class="stack" aria-labelledby="keys-title">
       <div class="row">
-        <h3 id="keys-title">Keys</h3>
-        <button type="button" class="btn end" onClick={() => void create()}>
+        <h3 ref={title} id="keys-title" tabIndex={-1}>
+          Keys
+        </h3>
+        <button type="button" class="btn end" aria-haspopup="dialog" onClick={() => setMakes(true)}>
           New key
         </button>
       </div>
@@ -51,37 +49,63 @@ export function Keys({ session: { api }, path, user, onChanged }: KeysProps) {
               type="button"
               class="btn quiet danger"
               aria-label={`Delete key ${key_id}`}
-              onClick={() => void remove(key_id)}
+              onClick={once(() => remove(key_id))}
             >
               Delete
             </button>
           </li>
         ))}
       </ul>
-      {made !== null && <NewKey name={user.id} value={made} onClose={() => setMade(null)} />}
+      {makes && <NewKey api={api} path={path} name={user.id} onMade={onChanged} onClose={() => setMakes(false)} />}
     </section>
   );
 }
 
-function NewKey({ name, value, onClose }: { name: string; value: string; onClose: () => void }) {
+interface NewKeyProps {
+  readonly api: Api;
+  /** The user's. */
+  readonly path: string;
+  readonly name: string;
+  readonly onMade: () => Promise<void>;
+  readonly onClose: () => void;
+}
+
+/** Makes one as it opens, and stays until it can be shown: nobody shows it again. */
+function NewKey({ api, path, name, onMade, onClose }: NewKeyProps) {
+  const [value, setValue] = useState<string | null>(null);
+  const { failed, act } = useAction();
   const code = useRef<HTMLPreElement>(null);
+  useEffect(() => {
+    act(async () => {
+      setValue((await api.send<{ key: string }>("POST", `${path}/keys`, {})).key);
+      await onMade();
+    });
+  }, []);
   return (
     <Dialog
       title={`New key of ${name}`}
       onClose={onClose}
+      fixed={value === null && failed === null}
       foot={
-        <>
-          <CopyButton text={value} from={() => code.current} />
-          <button type="button" class="btn main" onClick={onClose}>
-            I have stored it
-          </button>
-        </>
+        value !== null && (
+          <>
+            <CopyButton text={value} from={() => code.current} />
+            <button type="button" class="btn main" onClick={onClose}>
+              I have stored it
+            </button>
+          </>
+        )
       }
     >
-      <Note tone="warn">Shown this once. The server keeps only its hash.</Note>
-      <pre ref={code} tabIndex={0}>
-        {value}
-      </pre>
+      {failed !== null && <Problem what="No key was made." error={failed} />}
+      {value !== null && (
+        <>
+          <Note tone="warn">Shown this once. The server keeps only its hash.</Note>
+          <pre ref={code} tabIndex={0}>
+            {value}
+          </pre>
+        </>
+      )}
     </Dialog>
   );
 }

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { asApiError, type ApiError } from "../api.ts";
+import { useAction } from "../answers.ts";
 import type { Session } from "../session.ts";
 import { Dialog, Field, Problem } from "../ui.tsx";
 
@@ -12,33 +12,28 @@ interface NewUserProps {
 export function NewUserDialog({ session, onClose, onCreated }: NewUserProps) {
   const [id, setId] = useState("");
   const [weight, setWeight] = useState("1");
-  const [failed, setFailed] = useState<ApiError | null>(null);
-  const create = async (event: Event): Promise<void> => {
+  const { busy, failed, act } = useAction();
+  const create = (event: Event): void => {
     event.preventDefault();
-    setFailed(null);
-    try {
-      await session.api.send("POST", "/admin/users", { id, weight: Number(weight) });
-      onCreated(id);
-    } catch (error) {
-      setFailed(asApiError(error));
-    }
+    act(() => session.api.send("POST", "/admin/users", { id, weight: Number(weight) }).then(() => onCreated(id)));
   };
   return (
     <Dialog
       title="New user"
       onClose={onClose}
+      fixed={busy}
       foot={
         <>
-          <button type="button" class="btn" onClick={onClose}>
+          <button type="button" class="btn" disabled={busy} onClick={onClose}>
             Cancel
           </button>
-          <button type="submit" form="new-user" class="btn main" disabled={id === ""}>
-            Create
+          <button type="submit" form="new-user" class="btn main" disabled={busy || id === ""}>
+            {busy ? "Creating…" : "Create"}
           </button>
         </>
       }
     >
-      <form id="new-user" class="stack" onSubmit={(event) => void create(event)}>
+      <form id="new-user" class="stack" onSubmit={create}>
         <Field label="User id" value={id} onValue={setId} mono focus placeholder="ann" />
         <Field
           label="Weight"

@@ -1,4 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
+import { useTurns } from "../answers.ts";
 import { asApiError, type ApiError, type Receipt, type User } from "../api.ts";
 import { count, date, NONE, plural } from "../format.ts";
 import type { PageProps } from "../page-props.ts";
@@ -15,13 +16,16 @@ export function UsersPage({ session }: PageProps) {
   const [chosen, setChosen] = useState<string | null>(null);
   const [creates, setCreates] = useState(false);
   const [search, setSearch] = useState("");
+  const begin = useTurns();
   const load = (): void => {
+    const isNewest = begin();
     session.api.list<User>("/admin/users", "users").then(
       (list) => {
+        if (!isNewest()) return;
         setUsers(list);
         setFailed(null);
       },
-      (error: unknown) => setFailed(asApiError(error)),
+      (error: unknown) => isNewest() && setFailed(asApiError(error)),
     );
   };
   useEffect(load, [session]);
