@@ -45,29 +45,39 @@ writeAdapter(adapter);
 const lines: string[][] = [];
 for (const wanted of SHAPES) {
   const parts = { base, adapter, threads: THREADS };
-  using own = TrainerProcess.own(parts);
+  using own = TrainerProcess.own(parts, false);
+  using packed = TrainerProcess.own(parts, true);
   using peft = TrainerProcess.peft(python, parts);
-  const [ours, others]: [TrainerUpdate[], TrainerUpdate[]] = [[], []];
+  const ways = [
+    { name: "", trainer: own, updates: [] as TrainerUpdate[] },
+    { name: ", `--pack-weights`", trainer: packed, updates: [] as TrainerUpdate[] },
+  ];
+  const others: TrainerUpdate[] = [];
   for (let round = 0; round < WARM_UP + ROUNDS; round++) {
     const batch = batchOf(wanted);
-    const [a, b] = [await own.update(batch, 1e-3, 1), await peft.update(batch, 1e-3, 1)];
-    if (Math.abs(a.loss - b.loss) > 1e-3 * b.loss) throw new Error(`the losses differ: ${a.loss}, PEFT's ${b.loss}`);
-    if (round < WARM_UP) continue;
-    ours.push(a);
-    others.push(b);
+    const other = await peft.update(batch, 1e-3, 1);
+    if (round >= WARM_UP) others.push(other);
+    for (const { trainer, updates } of ways) {
+      const update = await trainer.update(batch, 1e-3, 1);
+      if (Math.abs(update.loss - other.loss) > 1e-3 * other.loss)
+        throw new Error(`the losses differ: ${update.loss}, PEFT's ${other.loss}`);
+      if (round >= WARM_UP) updates.push(update);
+    }
   }
   const ms = (updates: readonly TrainerUpdate[]): string => median(updates.map((update) => update.ms)).toFixed(0);
   const mib = (updates: readonly TrainerUpdate[]): number => updates.at(-1)!.peak_bytes / 2 ** 20;
-  lines.push([
-    `${100 * wanted.share} %`,
-    ms(ours),
-    ms(others),
-    median(ours.map((update, i) => update.ms / others[i]!.ms)).toFixed(2),
-    mib(ours).toFixed(0),
-    mib(others).toFixed(0),
-    (mib(ours) / mib(others)).toFixed(2),
-  ]);
-  console.log(lines.at(-1)!.join(" | "));
+  for (const { name, updates } of ways) {
+    lines.push([
+      `${100 * wanted.share} %${name}`,
+      ms(updates),
+      ms(others),
+      median(updates.map((update, i) => update.ms / others[i]!.ms)).toFixed(2),
+      mib(updates).toFixed(0),
+      mib(others).toFixed(0),
+      (mib(updates) / mib(others)).toFixed(2),
+    ]);
+    console.log(lines.at(-1)!.join(" | "));
+  }
 }
 writeSection("training-step", [
   `${SIZE === "demo" ? "Demo model" : `The shape of ${SIZE}, random weights`}, fp32, ${THREADS} ${THREADS === 1 ? "thread" : "threads"}, ${SHAPES[0]!.rows} rows of ${SHAPES[0]!.tokens} tokens; medians of ${ROUNDS} interleaved rounds, ratios of the two in one round. ${machine()}.`,

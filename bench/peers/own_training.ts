@@ -17,7 +17,7 @@ interface Request {
   readonly rows: readonly (readonly [number, readonly number[]])[];
 }
 
-const [base, adapter, threads] = process.argv.slice(2) as [string, string, string];
+const [base, adapter, threads, packed] = process.argv.slice(2) as [string, string, string, string?];
 const graphs = mkdtempSync(join(tmpdir(), "prefixd-bench-"));
 process.once("exit", () => rmSync(graphs, { recursive: true }));
 using runtime = new Runtime();
@@ -29,6 +29,7 @@ using model = await TrainModel.open(runtime, checkpoint, {
   hidden: null,
   threads: Number(threads),
   graphs,
+  packWeights: packed === "packed",
 });
 const parametrisation = rawValues(model.step);
 const parameters = [...parametrisation.parameters.values()];

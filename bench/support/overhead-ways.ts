@@ -52,6 +52,8 @@ export interface OverheadFigures {
   readonly tokensPerSecond: number;
   /** Processor time of the process, in microseconds. */
   readonly cpuPerToken: number;
+  /** That of its main thread, without V8's helpers: it bounds the server where there are cores for all. */
+  readonly threadCpuPerToken: number;
   /** Share of the time that the event loop's thread was busy. */
   readonly busy: number;
   /** Processor time of the clients' processes, in microseconds; 0 if there are none. */
@@ -126,16 +128,19 @@ process.send!(await measure(WAYS[way]), () => process.exit(0));
 async function measure(start: () => Promise<Running>): Promise<OverheadFigures> {
   const load = await start();
   while ((await load.count()).tokens < warmTokens) await sleep(50);
-  const [before, cpu, loop, started] = [
+  const mainThread = `self/task/${process.pid}`;
+  const [before, cpu, thread, loop, started] = [
     await load.count(),
     process.cpuUsage(),
+    cpuOf(mainThread),
     performance.eventLoopUtilization(),
     performance.now(),
   ];
   await sleep(measureMs);
-  const [after, { user, system }, { utilization }, ended] = [
+  const [after, { user, system }, threadAfter, { utilization }, ended] = [
     await load.count(),
     process.cpuUsage(cpu),
+    cpuOf(mainThread),
     performance.eventLoopUtilization(loop),
     performance.now(),
   ];
@@ -144,6 +149,7 @@ async function measure(start: () => Promise<Running>): Promise<OverheadFigures> 
   return {
     tokensPerSecond: (tokens * 1000) / (ended - started),
     cpuPerToken: (user + system) / tokens,
+    threadCpuPerToken: (threadAfter - thread) / tokens,
     busy: utilization,
     clientCpuPerToken: (after.cpu - before.cpu) / tokens,
     workerCpuPerToken: (after.workersCpu - before.workersCpu) / tokens,
@@ -289,9 +295,9 @@ async function startClients(): Promise<ChildProcess> {
   return clients;
 }
 
-/** A process's processor time in microseconds; the kernel counts hundredths of a second. */
-function cpuOf(pid: number): number {
-  const fields = readSystemFile(`/proc/${pid}/stat`).split(") ")[1]?.split(" ") ?? [];
+/** Processor time in microseconds of a process, or of a thread, by its folder in /proc; the kernel counts hundredths of a second. */
+function cpuOf(folder: number | string): number {
+  const fields = readSystemFile(`/proc/${folder}/stat`).split(") ")[1]?.split(" ") ?? [];
   return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) * 10_000;
 }
 

@@ -28,14 +28,25 @@ export class TrainerProcess {
     return new TrainerProcess(python, ["../peers/peft_training.py"], parts);
   }
 
-  /** What `prefixd train` runs. */
-  static own(parts: TrainerParts): TrainerProcess {
-    return new TrainerProcess(process.execPath, ["--import", "tsx", "../peers/own_training.ts"], parts);
+  /** What `prefixd train` runs; `packed`: with `--pack-weights`. */
+  static own(parts: TrainerParts, packed: boolean): TrainerProcess {
+    return new TrainerProcess(
+      process.execPath,
+      ["--import", "tsx", "../peers/own_training.ts"],
+      parts,
+      packed ? ["packed"] : [],
+    );
   }
 
-  private constructor(program: string, args: readonly string[], { base, adapter, threads }: TrainerParts) {
+  private constructor(
+    program: string,
+    args: readonly string[],
+    { base, adapter, threads }: TrainerParts,
+    more: readonly string[] = [],
+  ) {
     const script = new URL(args.at(-1)!, import.meta.url).pathname;
-    const child = spawn(program, [...args.slice(0, -1), script, base, adapter, String(threads)], { stdio: "pipe" });
+    const given = [...args.slice(0, -1), script, base, adapter, String(threads), ...more];
+    const child = spawn(program, given, { stdio: "pipe" });
     let complaint = "";
     child.stderr.setEncoding("utf8").on("data", (text: string) => (complaint = (complaint + text).slice(-2000)));
     const answers = createInterface({ input: child.stdout })[Symbol.asyncIterator]();

@@ -23,6 +23,8 @@ export interface TrainModelOptions {
   readonly graphs: string;
   /** Where forward and backward pass run; default: the CPU. */
   readonly device?: Device;
+  /** See TrainStepOptions. */
+  readonly packWeights?: boolean;
 }
 
 const CHUNK_BYTES = 4 << 20;

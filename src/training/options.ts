@@ -21,6 +21,8 @@ export interface TrainingOptions {
   readonly anyToken?: true;
   /** Where forward and backward pass run; absent: the CPU. */
   readonly deviceKind?: "webgpu" | "cuda";
+  /** The backward pass reads the weights from copies, see TrainStepOptions; absent: it does not. Evaluations never do. */
+  readonly packWeights?: true;
   /** Width of the network behind a prefix (encoder_hidden_size); null: the values themselves are trained. */
   readonly hidden: number | null;
   /** Examples per update. */

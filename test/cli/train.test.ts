@@ -188,6 +188,8 @@ t.test("flags", async (t) => {
   t.match(complaint(...triggers, "--candidates", "0"), /--candidates 0: expected a whole number from 1/);
   t.match(complaint(...given, "--device", "tpu"), /--device tpu/);
   t.match(readTrainFlags([...given, "--device", "webgpu"], {}), { request: { options: { deviceKind: "webgpu" } } });
+  t.match(readTrainFlags([...given, "--pack-weights"], {}), { request: { options: { packWeights: true } } });
+  t.match(complaint(...given, "--device", "cuda", "--pack-weights"), /--pack-weights is not for --device cuda/);
   t.match(readTrainFlags(triggers, {}), { request: { options: { virtualTokens: 5, candidates: 20, steps: 100 } } });
   t.match(complaint(...given, "--threads", "x"), /--threads/);
   t.match(complaint(...given, "z"), /unexpected operand z/);

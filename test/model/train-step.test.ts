@@ -47,6 +47,17 @@ t.test("losses and gradients are torch's in float64: every activation, scale and
   }
 });
 
+t.test("with packed weights too", async (t) => {
+  for (const { name, model, kind, rows } of document.cases.slice(0, 2)) {
+    await withStep(runtime, model, { kind, virtualTokens, packWeights: true }, async (step, { layers }) => {
+      step.values.set(tensor(`${name}/values`));
+      await step.run([rows.map(sequenceOf)]);
+      const error = worstLayer(step.gradient, tensor(`${name}/gradient`), kind === "prefix" ? 2 * layers : 1);
+      t.ok(error < WORST, `${name}: worst layer ${error}`);
+    });
+  }
+});
+
 t.test("finite differences agree, in a random direction", async (t) => {
   for (const { name, model, kind, rows } of document.cases) {
     await withStep(runtime, model, { kind, virtualTokens }, async (step) => {
