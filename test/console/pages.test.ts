@@ -88,6 +88,7 @@ t.test("prefixes: drop, share, delete", async (t) => {
   await page.getByText("There is no user").waitFor();
   await page.getByLabel("User to share with").fill("bob");
   await page.keyboard.press("Enter");
+  await page.getByLabel("What bob may do").waitFor();
   await Promise.all([
     page.waitForResponse((response) => response.request().method() === "PATCH"),
     page.getByLabel("What bob may do").selectOption("read"),
