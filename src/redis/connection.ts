@@ -226,6 +226,8 @@ function connectAs(connectionName: string, options: RedisConnectionOptions): Cli
     maxRetriesPerRequest: 0,
     // Resent after a lost connection, a conditional PUT would fail because of its own first attempt.
     autoResendUnfulfilledCommands: false,
+    // `subscribe` does it. ioredis does not look after its own attempt: one that fails would end the process.
+    autoResubscribe: false,
     protocol: 2,
     ...(username === undefined ? {} : { username }),
     ...(password === undefined ? {} : { password }),

@@ -1,5 +1,7 @@
 /** `rediss://` with a private authority, and with certificates of the clients' own. */
 import { readFileSync } from "node:fs";
+import type { AddressInfo } from "node:net";
+import { createServer } from "node:tls";
 import t from "tap";
 import { openRedis } from "../../src/redis/connection.ts";
 import { readRedisTls, type RedisTlsFiles } from "../../src/redis/tls.ts";
@@ -61,6 +63,41 @@ t.test("a store by TLS, and who is refused", async (t) => {
   await redis.kill();
   await redis.start();
   await eventually(() => users.ping().then(() => true));
+});
+
+t.test("a connection that ends as it becomes ready is replaced, and messages come again", async (t) => {
+  let subscriptions = 0;
+  let ended = 0;
+  const ENDED = 3;
+  const fake = createServer({ cert: readFileSync(server.cert), key: readFileSync(server.key) }, (socket) => {
+    let isSubscriber = false;
+    socket.on("error", () => undefined);
+    socket.setEncoding("utf8").on("data", (text: string) => {
+      for (const command of text.split(/(?=^\*\d+\r\n)/m)) {
+        const [name = "", argument = ""] = [...command.matchAll(/\$\d+\r\n(.*)\r\n/g)].map((match) => match[1]!);
+        isSubscriber ||= argument === "setname" && command.includes("prefixd-messages");
+        if (name === "subscribe") {
+          socket.write(`*3\r\n$9\r\nsubscribe\r\n$${argument.length}\r\n${argument}\r\n:1\r\n`);
+          if (++subscriptions === 1) socket.destroy();
+          else if (ended === ENDED)
+            socket.write(`*3\r\n$7\r\nmessage\r\n$${argument.length}\r\n${argument}\r\n$5\r\nheard\r\n`);
+        } else if (name === "info" && isSubscriber && subscriptions > 0 && ended < ENDED) {
+          // The end comes with the answer: both are there before the client goes on.
+          ended++;
+          socket.end("$9\r\nloading:0\r\n");
+        } else socket.write(name === "info" ? "$9\r\nloading:0\r\n" : "+OK\r\n");
+      }
+    });
+  });
+  await new Promise<void>((done) => fake.listen(0, "127.0.0.1", done));
+  t.teardown(() => fake.close());
+  const url = `rediss://127.0.0.1:${(fake.address() as AddressInfo).port}`;
+  const redis = await openRedis({ url, tls: readRedisTls(files({ redisCaFile: ours.cert })) });
+  t.teardown(() => redis.close());
+  const heard: string[] = [];
+  redis.subscribe("news", (message) => heard.push(message));
+  await eventually(async () => heard.length > 0);
+  t.equal(heard[0], "heard");
 });
 
 t.test("files that cannot be used end the start, without showing a key", (t) => {
