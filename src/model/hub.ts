@@ -110,9 +110,11 @@ async function downloaded(source: Source, revision: string | null, folder: strin
   const commit = await findCommit(source, revision ?? "main", folder);
   const target = join(folder, commit);
   if (await isDirectory(target)) return target;
-  await download(source, commit, target, wanted).catch(async (error: unknown) => {
+  const partial = `${target}.partial`;
+  await download(source, commit, { partial, target }, wanted).catch(async (error: unknown) => {
     // Another process may have finished the same download first.
     if (!(await isDirectory(target))) throw error;
+    await rm(partial, { recursive: true, force: true });
   });
   return target;
 }
@@ -135,8 +137,13 @@ async function findCommit({ repo, ...source }: Source, revision: string, folder:
   }
 }
 
-/** Downloads into `<target>.partial`, where a later start resumes, then renames that folder. */
-async function download(source: Source, commit: string, target: string, wanted: Wanted): Promise<void> {
+/** Downloads into `partial`, where a later start resumes, then renames that folder. */
+async function download(
+  source: Source,
+  commit: string,
+  { partial, target }: { readonly partial: string; readonly target: string },
+  wanted: Wanted,
+): Promise<void> {
   const { subfolder, pick, onFile } = wanted;
   const files: ListFileEntry[] = [];
   for await (const file of listFiles({
@@ -146,7 +153,6 @@ async function download(source: Source, commit: string, target: string, wanted: 
   })) {
     if (file.type === "file") files.push(file);
   }
-  const partial = `${target}.partial`;
   await mkdir(partial, { recursive: true });
   for (const file of pick(files)) {
     const path = join(partial, basename(file.path));
@@ -155,9 +161,9 @@ async function download(source: Source, commit: string, target: string, wanted: 
     onFile?.(file.path, file.size);
     await fetchFile(source, commit, file, path);
   }
-  // Leftovers of killed processes.
-  for (const name of await readdir(partial)) if (name.endsWith(".tmp")) await rm(join(partial, name), { force: true });
   await rename(partial, target);
+  // Leftovers of killed processes, and what another one has begun meanwhile.
+  for (const name of await readdir(target)) if (name.endsWith(".tmp")) await rm(join(target, name), { force: true });
 }
 
 function neededFiles(name: string, files: readonly ListFileEntry[]): ListFileEntry[] {

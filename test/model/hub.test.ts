@@ -1,3 +1,4 @@
+import { cpSync } from "node:fs";
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
@@ -94,6 +95,18 @@ t.test("two processes at once end with one good folder", async (t) => {
   const [one, two] = await Promise.all([resolveModel("org/tiny", options), resolveModel("org/tiny", options)]);
   t.equal(one, two);
   t.same((await readdir(one ?? "")).sort(), ["config.json", "model.safetensors", "tokenizer.json"]);
+});
+
+t.test("a process that comes second leaves nothing beside the first one's folder", async (t) => {
+  const options = { cacheDir: t.testdir() };
+  const parent = join(options.cacheDir, "hub", "org--tiny");
+  const hub = await fakeHub(t, FILES, (name, content) => {
+    if (name === "model.safetensors")
+      cpSync(join(parent, `${COMMIT}.partial`), join(parent, COMMIT), { recursive: true });
+    return content;
+  });
+  t.equal(await resolveModel("org/tiny", { ...options, hubUrl: hub.url }), join(parent, COMMIT));
+  t.same((await readdir(parent)).sort(), [COMMIT, "ref-main"]);
 });
 
 t.test("shards, and models that cannot be served", async (t) => {
