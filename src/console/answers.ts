@@ -30,20 +30,25 @@ export function useAction(): Action {
   return { busy, failed, act };
 }
 
-/**
- * Turns of reading something. A call begins one, and gives back what says whether its answer still counts: while no
- * newer turn has begun, and what asked is on the page.
- */
+/** Turns of reading something. */
+export class Turns {
+  #newest = 0;
+
+  /** Begins one, and returns what says whether its answer still counts: while no newer turn has begun. */
+  begin(): () => boolean {
+    const mine = ++this.#newest;
+    return () => mine === this.#newest;
+  }
+
+  /** No answer counts any more. */
+  end(): void {
+    this.#newest = NaN;
+  }
+}
+
+/** `Turns.begin`, until what asks has left the page. */
 export function useTurns(): () => () => boolean {
-  const newest = useRef(0);
-  useLayoutEffect(
-    () => () => {
-      newest.current = NaN;
-    },
-    [],
-  );
-  return () => {
-    const mine = ++newest.current;
-    return () => mine === newest.current;
-  };
+  const turns = useRef(new Turns());
+  useLayoutEffect(() => () => turns.current.end(), []);
+  return () => turns.current.begin();
 }

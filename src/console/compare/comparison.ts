@@ -1,4 +1,5 @@
 /** One prompt under several prefixes: what the page shows, kept while other pages are open. */
+import { Turns } from "../answers.ts";
 import type { Prefix } from "../api.ts";
 import type { Session } from "../session.ts";
 import { Replay } from "./replay.ts";
@@ -48,7 +49,7 @@ export class Comparison {
   prefixes: readonly Prefix[] | null = null;
   readonly replay = new Replay(() => this.#changed());
   #example = EXAMPLES[0]!;
-  #loads = 0;
+  readonly #loads = new Turns();
   #listener: () => void = () => {};
   #drawing = false;
 
@@ -77,9 +78,9 @@ export class Comparison {
 
   /** Reads the list of prefixes anew; the first time, chooses columns, and runs if no key is needed. */
   async load(): Promise<void> {
-    const mine = ++this.#loads;
+    const isNewest = this.#loads.begin();
     const prefixes = await this.session.api.list<Prefix>("/prefixes", "prefixes");
-    if (mine !== this.#loads) return;
+    if (!isNewest()) return;
     const first = this.prefixes === null;
     this.prefixes = prefixes;
     if (first && this.columns.every(({ prefix }) => prefix === null)) {

@@ -1,4 +1,5 @@
 /** The caller's training jobs and files, and what has been read about them so far. */
+import { Turns } from "../answers.ts";
 import { asApiError, type Api, type ApiError } from "../api.ts";
 import {
   isEnded,
@@ -27,9 +28,8 @@ export class Jobs {
   jobs: readonly Job[] | null = null;
   files: readonly TrainingFile[] = [];
   failed: ApiError | null = null;
-  /** Of the list of jobs, and of files: what an older one answers is left out. */
-  #turn = 0;
-  #filesTurn = 0;
+  readonly #turns = new Turns();
+  readonly #fileTurns = new Turns();
 
   constructor(api: Api) {
     this.#api = api;
@@ -54,8 +54,7 @@ export class Jobs {
 
   /** Reads what is new of the list, of the job that is shown, and of those that run. Never rejects. */
   async load(shown: string | null): Promise<void> {
-    const mine = ++this.#turn;
-    const isNewest = (): boolean => mine === this.#turn;
+    const isNewest = this.#turns.begin();
     try {
       const jobs = await this.#api.newest<Job>(JOBS);
       if (!isNewest()) return;
@@ -70,15 +69,16 @@ export class Jobs {
 
   /** Throws ApiError. */
   async loadFiles(): Promise<void> {
-    const mine = ++this.#filesTurn;
+    const isNewest = this.#fileTurns.begin();
     const files = await this.#api.newest<TrainingFile>("/v1/files");
-    if (mine === this.#filesTurn) this.files = files;
+    if (isNewest()) this.files = files;
   }
 
   /** Throws ApiError. */
   async create(order: object): Promise<Job> {
     const job = await this.#api.send<Job>("POST", JOBS, order);
-    this.#turn++;
+    // A list that was asked for before may lack it.
+    this.#turns.begin();
     this.jobs = [job, ...(this.jobs ?? [])];
     return job;
   }
