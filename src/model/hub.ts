@@ -111,11 +111,17 @@ async function downloaded(source: Source, revision: string | null, folder: strin
   const target = join(folder, commit);
   if (await isDirectory(target)) return target;
   const partial = `${target}.partial`;
-  await download(source, commit, { partial, target }, wanted).catch(async (error: unknown) => {
+  try {
+    await download(source, commit, partial, wanted);
+    await rename(partial, target);
+  } catch (error) {
     // Another process may have finished the same download first.
     if (!(await isDirectory(target))) throw error;
     await rm(partial, { recursive: true, force: true });
-  });
+    return target;
+  }
+  // Leftovers of killed processes, and what another one has begun meanwhile.
+  for (const name of await readdir(target)) if (name.endsWith(".tmp")) await rm(join(target, name), { force: true });
   return target;
 }
 
@@ -137,13 +143,8 @@ async function findCommit({ repo, ...source }: Source, revision: string, folder:
   }
 }
 
-/** Downloads into `partial`, where a later start resumes, then renames that folder. */
-async function download(
-  source: Source,
-  commit: string,
-  { partial, target }: { readonly partial: string; readonly target: string },
-  wanted: Wanted,
-): Promise<void> {
+/** Downloads into `partial`, where a later start resumes. */
+async function download(source: Source, commit: string, partial: string, wanted: Wanted): Promise<void> {
   const { subfolder, pick, onFile } = wanted;
   const files: ListFileEntry[] = [];
   for await (const file of listFiles({
@@ -161,9 +162,6 @@ async function download(
     onFile?.(file.path, file.size);
     await fetchFile(source, commit, file, path);
   }
-  await rename(partial, target);
-  // Leftovers of killed processes, and what another one has begun meanwhile.
-  for (const name of await readdir(target)) if (name.endsWith(".tmp")) await rm(join(target, name), { force: true });
 }
 
 function neededFiles(name: string, files: readonly ListFileEntry[]): ListFileEntry[] {
