@@ -57,16 +57,11 @@ export class OtelTracing implements Tracing {
   async close(): Promise<void> {
     // What is not taken by then is lost: a collector that is away must not hold up a stop.
     const timer = new AbortController();
-    const late = sleep(FLUSH_MS, true, { signal: timer.signal }).catch(() => false);
-    const lost = await Promise.race([
-      this.#provider.shutdown().then(
-        () => false,
-        () => false,
-      ),
-      late,
-    ]);
+    const late = sleep(FLUSH_MS, "late", { signal: timer.signal }).catch(() => undefined);
+    const first = await Promise.race([this.#provider.shutdown().catch(() => undefined), late]);
     timer.abort();
-    if (lost) this.#logger.warn({ ms: FLUSH_MS }, "the last spans were not exported: the collector does not answer");
+    if (first === "late")
+      this.#logger.warn({ ms: FLUSH_MS }, "the last spans were not exported: the collector does not answer");
   }
 }
 
