@@ -38,7 +38,7 @@ t.teardown(() => folder.remove());
 const work = new WorkFolders(folder.path);
 
 contractOnRedis(trainingStoreContract, (at) =>
-  openRedisTrainingStore({ ...at, work, claimMs: CONTRACT_CLAIM_MS, clock: () => CONTRACT_CLOCK.now, chunkBytes: 100 }),
+  openRedisTrainingStore({ ...at, work, claimMs: CONTRACT_CLAIM_MS, clock: () => CONTRACT_CLOCK.now, chunkBytes: 500 }),
 );
 
 interface Rig {
