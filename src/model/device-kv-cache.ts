@@ -12,6 +12,8 @@ import { PrefixBank } from "./prefix-bank.ts";
 export interface DeviceKvCacheOptions {
   readonly shape: ModelShape;
   readonly slots: number;
+  /** Rows before those of sequences, of which `rows` has all. */
+  readonly pads: number;
   readonly device: Device;
   readonly type: FloatType;
   /** Bytes for hot prefixes; rounded up to hold at least one full row. */
@@ -36,7 +38,8 @@ export class DeviceKvCache implements KvCache {
   readonly #runtime: Runtime;
   readonly #shape: ModelShape;
   readonly #slots: number;
-  /** `[slots, heads, positions, headDim]` */
+  readonly #pads: number;
+  /** `[pads + slots, heads, positions, headDim]` */
   readonly #cache: readonly DeviceTensor[];
   readonly #scratch: readonly DeviceTensor[];
   readonly #foldScratch: readonly DeviceTensor[];
@@ -52,11 +55,12 @@ export class DeviceKvCache implements KvCache {
 
   /** @throws OrtError when the device runs out of memory */
   constructor(runtime: Runtime, options: DeviceKvCacheOptions) {
-    const { shape, slots, device, type, session } = options;
+    const { shape, slots, pads, device, type, session } = options;
     const { heads, headDim, positions, layers } = shape;
     this.#runtime = runtime;
     this.#shape = shape;
     this.#slots = slots;
+    this.#pads = pads;
     const open = (graph: Uint8Array): Session => this.#owned.use(runtime.session(graph, { threads: 1, device }));
     this.#copy = open(copyGraph(type, shape));
     this.#load = open(loadGraph(type, shape));
@@ -65,7 +69,7 @@ export class DeviceKvCache implements KvCache {
     const allocate = (dims: readonly number[]): DeviceTensor => this.#owned.use(session.allocate(type, dims));
     const rows = (count: number): DeviceTensor[] =>
       Array.from({ length: 2 * layers }, () => allocate([count, heads, positions, headDim]));
-    this.#cache = rows(slots);
+    this.#cache = rows(pads + slots);
     this.#scratch = rows(1);
     this.#foldScratch = rows(1);
     const vectorsPerPage = 2 * layers * heads;
@@ -73,7 +77,7 @@ export class DeviceKvCache implements KvCache {
     const pages = Math.max(positions, Math.floor(options.bankBytes / pageBytes)) + 1;
     this.bank = new PrefixBank(runtime, shape, allocate([pages * vectorsPerPage, headDim]), store);
     // Fresh device memory holds whatever was there before.
-    for (let row = 0; row <= slots; row++) this.wipe(row, 0, positions);
+    for (let row = -pads; row <= slots; row++) this.wipe(row, 0, positions);
     this.#scratchUsed = positions;
     this.wipeBuffers();
   }
@@ -82,7 +86,7 @@ export class DeviceKvCache implements KvCache {
     if (this.#fed !== null && this.#fed.row < count) this.#settle();
     const { heads, positions, headDim } = this.#shape;
     return this.#kept(`first ${count}`, () =>
-      this.#cache.map((tensor) => tensor.view([count, heads, positions, headDim])),
+      this.#cache.map((tensor) => tensor.view([this.#pads + count, heads, positions, headDim])),
     );
   }
 
@@ -116,6 +120,7 @@ export class DeviceKvCache implements KvCache {
 
   wipeBuffers(): void {
     this.bank.clear();
+    for (let row = -this.#pads; row < 0; row++) this.wipe(row, 0, 1);
     const live = this.#fed?.length ?? 0;
     if (this.#scratchUsed > live)
       this.#fill(
@@ -178,10 +183,13 @@ export class DeviceKvCache implements KvCache {
     return this.#fed?.row === row ? { tensors: this.#flat("scratch", this.#scratch), first: 0 } : this.#settled(row);
   }
 
-  /** A row's place in the cache. */
+  /** A row's place in the cache; pads are the rows below 0. */
   #settled(row: number): Vectors {
     if (row === this.#slots) return { tensors: this.#flat("fold", this.#foldScratch), first: 0 };
-    return { tensors: this.#flat("cache", this.#cache), first: row * this.#shape.heads * this.#shape.positions };
+    return {
+      tensors: this.#flat("cache", this.#cache),
+      first: (this.#pads + row) * this.#shape.heads * this.#shape.positions,
+    };
   }
 
   /** Indices of a row's vectors at positions `[from, to)`, head by head. */

@@ -11,6 +11,7 @@ import { floatType, type Precision } from "./graph-weights.ts";
 import { HostKvCache, type KvCache } from "./kv-cache.ts";
 import { CUT_TOKENS, doesChunkingChangeBits, longestRightChunk } from "./chunk-checks.ts";
 import type { PrefixBankStats } from "./prefix-bank.ts";
+import { leastSteadyRows } from "./row-checks.ts";
 import { LogitsGraphs, StepBuffers } from "./step-buffers.ts";
 import { StepInputs } from "./step-inputs.ts";
 import { MOST_IDS } from "./top-candidates.ts";
@@ -31,6 +32,8 @@ export interface RunnerOptions {
   readonly precision: Precision;
   /** Device memory for hot prefixes, in bytes; rounded up to hold at least one full row. */
   readonly bankBytes: number;
+  /** Fewest rows of a decode step on a device; default: as many as its kernels need (row-checks.ts). */
+  readonly leastRows?: number;
 }
 
 /** A run's small inputs and its binding, cached per batch size. */
@@ -41,6 +44,8 @@ interface DecodeBatch {
 
 /** Minimum output rows on devices: WebGPU's Softmax sums a single row in another order than several. */
 const LEAST_OUTPUTS = 2;
+/** Each pad takes the memory of a row. */
+const MOST_PADS = 64;
 
 export class Gpt2Runner implements ModelRunner {
   readonly shape: ModelShape;
@@ -48,11 +53,18 @@ export class Gpt2Runner implements ModelRunner {
   longestChunk = Infinity;
   readonly promptsAtOnce = 1;
   chunkingChangesBits = true;
+  /** Whether the last bits of a row's answers depend on how many rows share its decode steps. */
+  rowsChangeBits = false;
   readonly #runtime: Runtime;
   readonly #session: Session;
   readonly #cache: KvCache;
   readonly #logitsGraphs: LogitsGraphs | null;
   readonly #outputs: StepBuffers;
+  /**
+   * Rows of the cache that belong to no sequence, before all others: each decode step feeds them a token, so that it has
+   * enough rows for kernels that give every row the same bits.
+   */
+  readonly #pads: number;
   /**
    * Buffers for runs that return scores of all tokens. They have as many rows as the longest chunk so far, since most
    * servers never need them.
@@ -66,17 +78,27 @@ export class Gpt2Runner implements ModelRunner {
    * @throws ModelLoadError when the vocabulary has more ids than the device can represent
    */
   static async open(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
-    const runner = new Gpt2Runner(runtime, options);
-    try {
-      await runner.#tryChunks(options.device);
-    } catch (error) {
-      await runner.close();
-      throw error;
-    }
-    return runner;
+    const { device, leastRows } = options;
+    const open = async (pads: number): Promise<Gpt2Runner> => {
+      const runner = new Gpt2Runner(runtime, options, pads);
+      try {
+        await runner.#tryChunks(device);
+        if (device.hostMemory || leastRows !== undefined) return runner;
+        const least = await leastSteadyRows(runner);
+        if (least === 1) return runner;
+        runner.rowsChangeBits = true;
+        if (pads > 0 || least - 1 > MOST_PADS) return runner;
+        await runner.close();
+        return await open(least - 1);
+      } catch (error) {
+        await runner.close();
+        throw error;
+      }
+    };
+    return open(device.hostMemory || leastRows === undefined ? 0 : leastRows - 1);
   }
 
-  private constructor(runtime: Runtime, options: RunnerOptions) {
+  private constructor(runtime: Runtime, options: RunnerOptions, pads: number) {
     const { shape, slots, device } = options;
     if (!device.hostMemory && shape.vocabSize > MOST_IDS) {
       throw new ModelLoadError(
@@ -86,6 +108,7 @@ export class Gpt2Runner implements ModelRunner {
     }
     this.shape = shape;
     this.slots = slots;
+    this.#pads = pads;
     this.#runtime = runtime;
     try {
       const session = this.#owned.use(
@@ -103,9 +126,9 @@ export class Gpt2Runner implements ModelRunner {
       this.#cache = this.#owned.use(
         device.hostMemory
           ? new HostKvCache(runtime, shape, slots)
-          : new DeviceKvCache(runtime, { ...options, type: floatType(options.precision), session }),
+          : new DeviceKvCache(runtime, { ...options, pads, type: floatType(options.precision), session }),
       );
-      this.#outputs = this.#owned.use(this.#buffers(slots));
+      this.#outputs = this.#owned.use(this.#buffers(pads + slots));
     } catch (error) {
       this.#owned[Symbol.dispose]();
       throw error;
@@ -134,9 +157,10 @@ export class Gpt2Runner implements ModelRunner {
     // rows() first copies any pending state into the rows that are about to be read.
     const cache = callModel(() => this.#cache.rows(rows));
     const { inputs, binding } = this.#batch(rows, cache);
-    inputs.ids.set(ids);
-    inputs.positions.set(positions);
-    inputs.lastPositions.set(positions);
+    // Pads stay at token 0 and position 0.
+    inputs.ids.set(ids, this.#pads);
+    inputs.positions.set(positions, this.#pads);
+    inputs.lastPositions.set(positions, this.#pads);
     inputs.total[0] = Math.max(...positions) + 1;
     binding.update(StepInputs.copied);
     await this.#run(binding);
@@ -234,13 +258,10 @@ export class Gpt2Runner implements ModelRunner {
   #batch(rows: number, cache: readonly Tensor[]): DecodeBatch {
     const known = this.#batches.get(rows);
     if (known !== undefined) return known;
-    const inputs = this.#owned.use(
-      this.#inputs(
-        rows,
-        1,
-        Array.from({ length: rows }, (_, row) => row),
-      ),
-    );
+    const all = this.#pads + rows;
+    // Answers of pads come last.
+    const answered = Array.from({ length: all }, (_, index) => (index + this.#pads) % all);
+    const inputs = this.#owned.use(this.#inputs(all, 1, answered));
     const outputs = this.#outputs.tensors(inputs.answered.length);
     for (const output of Object.values(outputs)) this.#owned.use(output);
     const batch = { inputs, binding: this.#bind(inputs, cache, outputs) };

@@ -8,7 +8,7 @@ import type { HostTensor, Runtime, Tensor } from "../runtime/session.ts";
  * is for folding. Calls take effect before the model's next run.
  */
 export interface KvCache extends Disposable {
-  /** Tensors `[count, heads, positions, headDim]` over rows `[0, count)`. */
+  /** Tensors `[count, heads, positions, headDim]` over rows `[0, count)`, behind pads where there are any. */
   rows(count: number): readonly Tensor[];
   /** Tensors `[1, heads, positions, headDim]` of a row, whose positions `[start, end)` may be written now. */
   row(row: number, start: number, end: number): readonly Tensor[];

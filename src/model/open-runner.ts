@@ -10,6 +10,8 @@ import type { PrefixBankStats } from "./prefix-bank.ts";
 export interface LocalRunner extends ModelRunner {
   /** Prefixes in device memory; null when prefixes live in host memory. */
   bankStats(): PrefixBankStats | null;
+  /** Whether the last bits of a row's answers depend on how many rows share its decode steps; null: not known. */
+  readonly rowsChangeBits: boolean | null;
   /** Captured steps; null on devices that capture none. */
   graphStats(): GraphStats | null;
 }

@@ -128,13 +128,23 @@ function warnOfTokensBeyond({ beyondModel, vocabSize }: Tokenizer, logger: Logge
   );
 }
 
-function warnOfDevice(runner: LocalRunner, { kind }: Device, { prefillChunk }: Config, logger: Logger): void {
+function warnOfDevice(
+  runner: LocalRunner,
+  { kind }: Device,
+  { prefillChunk, precision }: Config,
+  logger: Logger,
+): void {
   if (kind === "webgpu" && runner.longestChunk < prefillChunk) {
     logger.warn(
       { tokens: runner.longestChunk },
       "the GPU computes attention wrongly over long chunks of prompt: prompts are fed in shorter chunks",
     );
   }
+  if (kind === "webgpu" && runner.rowsChangeBits === true)
+    logger.warn(
+      { precision },
+      "the GPU's kernels round differently beside other requests: an answer's last bits, and rarely its tokens, depend on the load",
+    );
   for (const { size, reason } of runner.graphStats()?.eager ?? [])
     logger.warn(
       { size, reason },

@@ -10,14 +10,14 @@ import { effort } from "../support/effort.ts";
 import { isStreamed } from "../../src/runtime/stream-device.ts";
 import { SIMULATED } from "../support/devices.ts";
 import { foldWith, goldenDir, isWiped, seededRandom } from "../support/model.ts";
-import { openFixture, type RunnerFixture } from "./runner-fixture.ts";
+import { openFixture, type RunnerFixture, type RunnerFixtureOptions } from "./runner-fixture.ts";
 
 const MODEL = goldenDir("gelu-new-f32");
 const HEAD_DIM = 8;
 const SLOTS = 5;
 
-async function open(t: Test, device: Device, bankBytes = 0): Promise<RunnerFixture> {
-  const fixture = await openFixture(MODEL, SLOTS, { device, bankBytes });
+async function open(t: Test, device: Device, bankBytes = 0, more: RunnerFixtureOptions = {}): Promise<RunnerFixture> {
+  const fixture = await openFixture(MODEL, SLOTS, { device, bankBytes, ...more });
   t.teardown(() => fixture.close());
   return fixture;
 }
@@ -33,9 +33,14 @@ const copyOf = ({ candidates, ...output }: StepOutput): unknown => ({
   logits: Array.from({ length: output.rows }, (_, row) => output.logits(row).slice()),
 });
 
-for (const [kind, device] of Object.entries(SIMULATED)) {
+const VARIANTS: readonly [string, Device, RunnerFixtureOptions][] = [
+  ["handles", SIMULATED.handles, {}],
+  ["handles, steps of at least 9 rows", SIMULATED.handles, { leastRows: 9 }],
+  ["stream", SIMULATED.stream, {}],
+];
+for (const [kind, device, more] of VARIANTS) {
   t.test(`${kind}: any order of calls answers what typed arrays answer, bit by bit`, async (t) => {
-    const [host, other] = [await open(t, DEVICES.cpu), await open(t, device)];
+    const [host, other] = [await open(t, DEVICES.cpu), await open(t, device, 0, more)];
     const random = seededRandom(11);
     const below = (limit: number): number => Math.floor(random() * limit);
     const { positions, vocabSize } = host.runner.shape;
@@ -108,7 +113,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
   });
 
   t.test(`${kind}: a wiped cache is zeros everywhere, hot prefixes included`, async (t) => {
-    const fixture = await open(t, device);
+    const fixture = await open(t, device, 0, more);
     const { runner } = fixture;
     const { positions } = runner.shape;
     for (let row = 0; row < SLOTS; row++) {

@@ -26,16 +26,25 @@ export interface RunnerFixtureOptions {
   readonly device?: Device;
   readonly precision?: Precision;
   readonly bankBytes?: number;
+  readonly leastRows?: number;
+  /** Default: a new one, closed with the fixture. */
+  readonly runtime?: Runtime;
 }
 
 export async function openFixture(
   dir: string,
   slots: number,
-  { threads = 2, device = DEVICES.cpu, precision = "fp32", bankBytes = 0 }: RunnerFixtureOptions = {},
+  {
+    threads = 2,
+    device = DEVICES.cpu,
+    precision = "fp32",
+    bankBytes = 0,
+    runtime = new Runtime(),
+    ...others
+  }: RunnerFixtureOptions = {},
 ): Promise<RunnerFixture> {
   const cache = await mkdtemp(join(tmpdir(), "prefixd-runner-"));
   const checkpoint = await openCheckpoint(dir);
-  const runtime = new Runtime();
   const runner = await openRunner(runtime, {
     modelPath: await ensureGraph(checkpoint, cache, precision, device),
     shape: checkpoint.shape,
@@ -46,6 +55,7 @@ export async function openFixture(
     device,
     precision,
     bankBytes,
+    ...others,
   });
   return {
     checkpoint,

@@ -49,6 +49,7 @@ export class PagedRunner implements ModelRunner {
   readonly longestChunk: number;
   readonly promptsAtOnce: number;
   readonly chunkingChangesBits = true;
+  readonly rowsChangeBits = null;
   readonly #cache: PagedKvCache;
   readonly #steps: Steps;
   /** Decode steps by rows and prompts by tokens, ascending. */
