@@ -150,6 +150,11 @@ export const ConfigSchema = Type.Object({
     shown: "128MiB",
     description: "Device memory for hot prefixes; at least one slot's worth is allocated. Not used on the CPU",
   }),
+  batchInvariant: Type.Enum(["on", "off"], {
+    default: "off",
+    description:
+      "on: no bit of an answer may depend on what else runs. Always so on the CPU. On cuda each step then has max-batch rows and prompts run one by one; on webgpu the start fails if the GPU cannot do it",
+  }),
   stepTimeout: Type.Number({
     minimum: 1,
     maximum: 86_400,

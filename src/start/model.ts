@@ -107,10 +107,19 @@ async function openOnDevice(
   modelPath: string,
   { shape }: Checkpoint,
   device: Device,
-  { maxBatch: slots, threads, spinTime, precision, prefixBankBytes: bankBytes }: Config,
+  config: Config,
 ): Promise<LocalRunner> {
+  const { maxBatch: slots, threads, spinTime, precision, prefixBankBytes: bankBytes } = config;
+  const batchInvariant = config.batchInvariant === "on";
+  const options = { modelPath, shape, slots, threads, spinTime, device, precision, bankBytes, batchInvariant };
   try {
-    return await openRunner(runtime, { modelPath, shape, slots, threads, spinTime, device, precision, bankBytes });
+    const runner = await openRunner(runtime, options);
+    if (!batchInvariant || runner.rowsChangeBits === false) return runner;
+    await runner.close();
+    throw new DeviceError(
+      device.kind,
+      `its kernels in ${precision} round differently beside other requests, which --batch-invariant on forbids.`,
+    );
   } catch (error) {
     const reported = error instanceof PrefixdError ? error.cause : error;
     if (device.hostMemory || !(reported instanceof OrtError || reported instanceof CudaError)) throw error;

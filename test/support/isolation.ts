@@ -198,6 +198,16 @@ interface MixOptions {
 }
 
 export async function checkMixes(t: Test, model: TestModel, options: MixOptions): Promise<void> {
+  const { compared, unequal } = await compareMixes(model, options);
+  t.ok(compared > options.mixes * PER_MIX, `${compared} tokens compared`);
+  t.equal(unequal, 0, "every token and logprob is bit-equal");
+}
+
+/** Tokens compared, and choices that differ from those alone. */
+export async function compareMixes(
+  model: TestModel,
+  options: MixOptions,
+): Promise<{ readonly compared: number; readonly unequal: number }> {
   const random = seededRandom(7);
   // A pool of requests whose solo results are known; each mix draws from it.
   const pool: { request: EngineRequest; alone: ChoiceResult[] }[] = [];
@@ -228,8 +238,7 @@ export async function checkMixes(t: Test, model: TestModel, options: MixOptions)
     });
     await Promise.all(running);
   }
-  t.ok(compared > options.mixes * PER_MIX, `${compared} tokens compared`);
-  t.equal(unequal, 0, "every token and logprob is bit-equal");
+  return { compared, unequal };
 }
 
 function randomRequest(model: TestModel, options: MixOptions, random: () => number): EngineRequest {

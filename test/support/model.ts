@@ -53,12 +53,13 @@ export interface TestModelOptions {
   readonly maxQueue?: number;
   readonly device?: Device;
   readonly precision?: Precision;
+  readonly batchInvariant?: boolean;
 }
 
 export async function openTestModel(dir: string, options: TestModelOptions = {}): Promise<TestModel> {
   const cacheDir = await mkdtemp(join(tmpdir(), "prefixd-model-"));
   const checkpoint = await openCheckpoint(dir);
-  const { device = DEVICES.cpu, precision = "fp32" } = options;
+  const { device = DEVICES.cpu, precision = "fp32", batchInvariant = false } = options;
   const modelPath = await ensureGraph(checkpoint, cacheDir, precision, device);
   await checkpoint.close();
   const { config, shape, fingerprint } = checkpoint;
@@ -73,6 +74,7 @@ export async function openTestModel(dir: string, options: TestModelOptions = {})
     device,
     precision,
     bankBytes: 1 << 20,
+    batchInvariant,
   });
   const engine = new Engine({
     runner,

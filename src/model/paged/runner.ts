@@ -49,7 +49,7 @@ export class PagedRunner implements ModelRunner {
   readonly longestChunk: number;
   readonly promptsAtOnce: number;
   readonly chunkingChangesBits = true;
-  readonly rowsChangeBits = null;
+  readonly rowsChangeBits: boolean | null;
   readonly #cache: PagedKvCache;
   readonly #steps: Steps;
   /** Decode steps by rows and prompts by tokens, ascending. */
@@ -77,9 +77,11 @@ export class PagedRunner implements ModelRunner {
     }
   }
 
-  private constructor(runtime: Runtime, { device, shape, slots, precision, bankBytes, modelPath }: PagedRunnerOptions) {
+  private constructor(runtime: Runtime, options: PagedRunnerOptions) {
+    const { device, shape, slots, precision, bankBytes, modelPath, batchInvariant = false } = options;
     this.shape = shape;
     this.slots = slots;
+    this.rowsChangeBits = batchInvariant ? false : null;
     const { transfers } = runtime;
     const count = (direction: "up" | "down", bytes: number): void => void (transfers[direction] += bytes);
     try {
@@ -96,7 +98,7 @@ export class PagedRunner implements ModelRunner {
       );
       const tokens = PROMPT_TOKENS.filter((length, index) => index === 0 || length <= shape.positions);
       this.longestChunk = Math.min(shape.positions, tokens.at(-1)!);
-      this.promptsAtOnce = Math.min(PROMPTS, slots);
+      this.promptsAtOnce = batchInvariant ? 1 : Math.min(PROMPTS, slots);
       const most = {
         tokens: Math.max(slots, tokens.at(-1)!),
         rows: Math.max(slots, this.promptsAtOnce + 1),
@@ -123,13 +125,14 @@ export class PagedRunner implements ModelRunner {
           soft: false,
           ...more,
         });
-      this.#decodes = rowBuckets(slots).map((rows) =>
+      this.#decodes = (batchInvariant ? [slots] : rowBuckets(slots)).map((rows) =>
         this.#steps.prepare({ tokens: rows, rows, outputs: rows, answered: "rows", longest: 1, soft: false }),
       );
       this.#prompts = tokens.map((length) => prompt(length, {}));
-      this.#together = tokens.map((length) =>
-        prompt(length, { rows: this.promptsAtOnce + 1, outputs: this.promptsAtOnce }),
-      );
+      this.#together =
+        this.promptsAtOnce === 1
+          ? []
+          : tokens.map((length) => prompt(length, { rows: this.promptsAtOnce + 1, outputs: this.promptsAtOnce }));
       this.#scores = tokens.map((length) => prompt(length, { outputs: length, answered: "tokens" }));
       this.#softs = tokens.map((length) => prompt(length, { soft: true }));
     } catch (error) {
