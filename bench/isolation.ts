@@ -2,7 +2,7 @@
  * Does a device answer a request alike alone and beside others? On the CPU it does, to the bit, as tests prove. On a
  * GPU kernels depend on the batch size, so this counts differences over random mixes.
  *
- *     DEVICE=cuda|webgpu [PRECISION=fp16] [MIXES=200] [SIZE=demo|gpt2|...] npm run bench -- isolation
+ *     DEVICE=cuda|webgpu [PRECISION=fp16] [BATCH_INVARIANT=on] [MIXES=200] [SIZE=demo|gpt2|...] npm run bench -- isolation
  */
 import { openFolder, DEMO, newEngine, sizedCheckpoint, benchRequest, promptIds, randomPrefix } from "./support/gpt2.ts";
 import { seededRandom } from "../src/load/random.ts";

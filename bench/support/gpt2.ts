@@ -82,6 +82,7 @@ export async function openFolder(
     device: place,
     precision,
     bankBytes: place.hostMemory ? 0 : BANK_BYTES,
+    batchInvariant: process.env["BATCH_INVARIANT"] === "on",
   });
   return {
     runner,
