@@ -6,12 +6,13 @@ import type { SideRun } from "./side-run.ts";
 import { NotFiniteError, Row } from "./sampling/logits-row.ts";
 
 /**
- * The largest half-precision number. Trained keys and values are orders of magnitude smaller. Values up to here are
- * finite on every device and cannot make the model overflow in fp32: attention averages values, the layer norms behind
- * it can square numbers up to 1.8e19, and a score is a key times a query that a layer norm has bounded. So if the
- * model's numbers are not finite, a larger value is to blame, or the machine.
+ * Up to here a prefix's values are not to blame if the model overflows; those of the demo are 15 at most. Half
+ * precision ends at 65,504: a value above this exceeds it where the weights that it is multiplied with add up to 256.
+ * In fp32 only a value above 65,504 can be to blame: attention averages values, the layer norms behind it square
+ * numbers up to 1.8e19, and a score is a key times a query that a layer norm has bounded. A machine that is at fault
+ * there also fails requests without such a prefix.
  */
-const LARGEST_SAFE = 65504;
+const LARGEST_SAFE = 256;
 /** Any id will do: large values overflow whatever attends to them. */
 const TRIAL_ID = 0;
 

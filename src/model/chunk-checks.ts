@@ -4,8 +4,10 @@ import type { ModelRunner, StepOutput } from "../engine/runner.ts";
 /** Chunk length, in tokens, up to which every attention kernel is correct. */
 const SHORT_CHUNK = 31;
 const TOLERANCE = 0.01;
-/** Length of the test prompt, in tokens, and the positions of its cuts. */
-export const CUT_TOKENS = 57;
+/** Positions, from 0 on, that the tests here write to. */
+export const TRIAL_TOKENS = 2 * SHORT_CHUNK;
+/** Length of the prompt whose bits are compared, in tokens, and the positions of its cuts. */
+const CUT_TOKENS = 57;
 const CUTS = [8, 24, 48];
 /**
  * CPU attention works in blocks of 2 * headDim tokens: when headDim is a multiple of this, the scheduler's cuts never
@@ -21,7 +23,7 @@ type Feeds = Pick<ModelRunner, "shape" | "prefill" | "read">;
  * kernel is correct here if short chunks give the same result.
  */
 export async function longestRightChunk(runner: Feeds, row: number): Promise<number> {
-  const ids = promptOf(runner, 2 * SHORT_CHUNK);
+  const ids = promptOf(runner, TRIAL_TOKENS);
   const whole = await feed(runner, row, ids, []);
   const chunks = await feed(runner, row, ids, [SHORT_CHUNK]);
   // Rounding errors are far below the tolerance, those of a wrong kernel far above.

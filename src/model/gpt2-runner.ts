@@ -9,7 +9,7 @@ import { DeviceKvCache } from "./device-kv-cache.ts";
 import { candidatesOf, SOFT_ID } from "./gpt2-graph.ts";
 import { floatType, type Precision } from "./graph-weights.ts";
 import { HostKvCache, type KvCache } from "./kv-cache.ts";
-import { CUT_TOKENS, doesChunkingChangeBits, longestRightChunk } from "./chunk-checks.ts";
+import { doesChunkingChangeBits, longestRightChunk, TRIAL_TOKENS } from "./chunk-checks.ts";
 import type { PrefixBankStats } from "./prefix-bank.ts";
 import { leastSteadyRows } from "./row-checks.ts";
 import { LogitsGraphs, StepBuffers } from "./step-buffers.ts";
@@ -219,12 +219,10 @@ export class Gpt2Runner implements ModelRunner {
   /** Tests, in the row for folding, how the kernels handle chunked prompts. */
   async #tryChunks(device: Device): Promise<void> {
     const row = this.slots;
-    if (!device.hostMemory) this.longestChunk = await longestRightChunk(this, row);
-    else {
-      this.chunkingChangesBits = await doesChunkingChangeBits(this, row);
-      this.wipe(row, 0, Math.min(CUT_TOKENS, this.shape.positions));
-      this.wipeBuffers();
-    }
+    if (device.hostMemory) this.chunkingChangesBits = await doesChunkingChangeBits(this, row);
+    else this.longestChunk = await longestRightChunk(this, row);
+    this.wipe(row, 0, Math.min(TRIAL_TOKENS, this.shape.positions));
+    this.wipeBuffers();
   }
 
   /**

@@ -107,6 +107,23 @@ t.test("a failed row move fails every request that holds rows, and the engine go
   t.match(await idle(engine), { queued: 0, running: 0 });
 });
 
+t.test("non-finite logits are the prefix's fault if it has a value that half precision may not bear", async (t) => {
+  const promptIds = Int32Array.of(1, NAN_TOKEN);
+  for (const [value, code] of [
+    [15, "model_failed"],
+    [-300, "prefix_overflows"],
+    [1e4, "prefix_overflows"],
+    [3e38, "prefix_overflows"],
+  ] as const) {
+    const prefix = fakePrefix(1, 2);
+    prefix.data.fill(0);
+    prefix.data[5] = value;
+    const recording = new Recording(setup().engine, request(1, { promptIds, prefix }));
+    await recording.ended;
+    t.match(recording.error, { code }, `${value}`);
+  }
+});
+
 t.test("non-finite logits fail only their request, at the first token and later", async (t) => {
   const { engine, runner, observer } = setup({ slots: 4 });
   const first = new Recording(engine, request(1));

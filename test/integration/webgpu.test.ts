@@ -23,7 +23,7 @@ t.test("parity, and isolation: the same bits alone and in mixes of 32", { skip }
   const model = await openTestModel(dir, { prefillChunk: 64, slots: 4, device });
   // Not before the last test: as long as one session is open, ONNX Runtime keeps the shaders that it has compiled.
   file.teardown(() => model.close());
-  await checkParityOf(t, model, "gelu-new-f32", 1, effort({ short: 12, long: 2 }));
+  await checkParityOf(t, model, "gelu-new-f32", { times: 1, every: effort({ short: 12, long: 2 }) });
   const real = await Promise.all(
     ["prefix-p1", "cartridge-p12", "prompt-p5"].map((name) => model.adapter(join(dir, "adapters", name))),
   );

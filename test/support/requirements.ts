@@ -31,6 +31,8 @@ export const PYTHON = process.env["PYTHON"] ?? "python3";
 export const BROWSER = "/usr/bin/chromium";
 /** Debian's chromium package has a Vulkan loader and SwiftShader, a Vulkan device made of CPU threads. */
 export const SWIFTSHADER = "/usr/lib/chromium";
+/** Mesa's Vulkan device made of CPU threads, which has half precision. */
+export const LAVAPIPE = join(ROOT, "tools/lavapipe");
 /** A user without write access, by uid and gid. */
 export const NOBODY = 65_534;
 
@@ -71,6 +73,12 @@ export const REQUIREMENTS = {
       ["libvulkan.so.1", "libvk_swiftshader.so", "vk_swiftshader_icd.json"].every((file) =>
         existsSync(join(SWIFTSHADER, file)),
       ),
+  },
+  lavapipe: {
+    what: `Mesa's lavapipe, and the Vulkan loader in ${SWIFTSHADER}`,
+    get: ".ci/lavapipe, on Debian on x64, and apt-get install chromium",
+    found: () => existsSync(join(LAVAPIPE, "lavapipe.json")) && existsSync(join(SWIFTSHADER, "libvulkan.so.1")),
+    mayLackInCi: ".ci/lavapipe fails where it should be had and is not",
   },
   "qemu-user": { what: "qemu-x86_64", get: apt("qemu-user"), found: () => runs("qemu-x86_64", "--version") },
   cc: {
