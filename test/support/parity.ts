@@ -96,14 +96,12 @@ export async function checkParityOf(
       top.length === expected.length && top.every(({ logprob }, rank) => Math.abs(logprob - expected[rank]!) < within),
       `${item.id}: log probabilities of the five likeliest`,
     );
-    // What comes after the last of them, and how close, is not known.
-    const apart = (rank: number): boolean =>
-      [rank - 1, rank + 1].every((other) => !(Math.abs(expected[rank]! - expected[other]!) < 2 * within));
-    t.same(
-      top.map(({ id }) => id).filter((_, rank) => rank < 4 && apart(rank)),
-      item.top_logprobs.map(([id]) => id).filter((_, rank) => rank < 4 && apart(rank)),
-      `${item.id}: the likeliest`,
-    );
+    const ids = [top.map(({ id }) => id), item.top_logprobs.map(([id]) => id)] as const;
+    // In half precision those that are close may change places. What comes after the last, and how close, is not known.
+    const clear = (_: unknown, rank: number): boolean =>
+      within === LOGPROB_TOLERANCE ||
+      (rank < 4 && [rank - 1, rank + 1].every((other) => !(Math.abs(expected[rank]! - expected[other]!) < 2 * within)));
+    t.same(ids[0].filter(clear), ids[1].filter(clear), `${item.id}: the likeliest`);
   }
 }
 

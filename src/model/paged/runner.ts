@@ -17,8 +17,11 @@ import { packGraph } from "./pack-graph.ts";
 import { pagedLayout } from "./layout.ts";
 import { Steps, type Bucket, type FedRow, type Step } from "./steps.ts";
 
-/** Sizes of prompt runs, in tokens; longer prompts are fed in chunks. */
-const PROMPT_TOKENS = [16, 32, 64, 128, 256, 512];
+/**
+ * Sizes of prompt runs, in tokens; longer prompts are fed in chunks. Not below 32: attention over pages may take another
+ * kernel there (WebGPU's does), and a short prompt's bits would depend on whether others share its run.
+ */
+const PROMPT_TOKENS = [32, 64, 128, 256, 512];
 /** Maximum prompts per run. */
 const PROMPTS = 32;
 /** Context lengths at which captured steps are tested, on both sides of a block boundary. */
