@@ -49,7 +49,7 @@ for (const [kind, device] of Object.entries(SIMULATED)) {
     const step = (run: (fixture: RunnerFixture) => Promise<StepOutput>): Promise<void> =>
       both(async (fixture) => copyOf(await run(fixture)));
 
-    for (let call = 0; call < effort({ short: 150, long: 400 }); call++) {
+    for (let call = 0; call < effort({ short: 80, long: 400 }); call++) {
       const row = below(SLOTS);
       const length = lengths[row]!;
       const ids = host.ids(1 + below(12), call);
