@@ -51,6 +51,17 @@ module.exports = {
       from: { path: "^src/", pathNot: "^src/observability/tracing/sdk\\.ts$" },
       to: { path: "node_modules/@opentelemetry/" },
     },
+    {
+      name: "loaded-on-demand",
+      comment: "a start without Redis, with its model in a folder, does not wait for them",
+      severity: "error",
+      from: { path: "^src/" },
+      to: {
+        path: "^src/start/redis-backend\\.ts|node_modules/@huggingface/hub/",
+        dynamic: false,
+        dependencyTypesNot: ["type-only"],
+      },
+    },
     only("formats/", ["errors\\.ts"], "formats is a leaf"),
     only("runtime/", ["errors\\.ts", "system-files\\.ts"], "the runtime has never heard of GPT-2"),
     only(

@@ -64,7 +64,9 @@ async function writeTensors(
     let left = shape.reduce((product, dim) => product * dim, 1);
     const fill = /ln_.*weight$/.test(name) ? (): number => 1 + 0.02 * random() : (): number => 0.02 * random();
     while (left > 0) {
-      const chunk = Float32Array.from({ length: Math.min(left, CHUNK) }, fill);
+      // Float32Array.from would take half as long again.
+      const chunk = new Float32Array(Math.min(left, CHUNK));
+      for (let i = 0; i < chunk.length; i++) chunk[i] = fill();
       await write(new Uint8Array(chunk.buffer));
       left -= chunk.length;
     }

@@ -4,7 +4,7 @@ import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/p
 import { basename, join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { downloadFile, HubApiError, type ListFileEntry, listFiles, modelInfo } from "@huggingface/hub";
+import type { ListFileEntry } from "@huggingface/hub";
 import { ModelLoadError } from "../errors.ts";
 import { parseHubId, type HubId } from "../formats/hub-id.ts";
 
@@ -33,6 +33,9 @@ interface Wanted {
   readonly pick: (files: readonly ListFileEntry[]) => ListFileEntry[];
   readonly onFile?: HubOptions["onFile"];
 }
+
+/** Loaded on demand: most models are in a folder. */
+const library = () => import("@huggingface/hub");
 
 const COMMIT = /^[0-9a-f]{40}$/;
 const WEIGHTS = "model.safetensors";
@@ -73,7 +76,7 @@ export async function resolveModel(model: string, options: HubOptions): Promise<
   try {
     return await downloaded(sourceOf(name, options), id.revision, folder, { ...options, subfolder: null, pick });
   } catch (error) {
-    throw error instanceof ModelLoadError ? error : explain(error, start, sourceOf(name, options));
+    throw error instanceof ModelLoadError ? error : await explain(error, start, sourceOf(name, options));
   }
 }
 
@@ -92,7 +95,9 @@ export async function resolveAdapter(
   try {
     return await downloaded(sourceOf(name, options), revision, folder, { ...options, subfolder, pick });
   } catch (error) {
-    throw error instanceof ModelLoadError ? error : explain(error, `downloading ${what}`, sourceOf(name, options));
+    throw error instanceof ModelLoadError
+      ? error
+      : await explain(error, `downloading ${what}`, sourceOf(name, options));
   }
 }
 
@@ -129,6 +134,7 @@ async function downloaded(source: Source, revision: string | null, folder: strin
 async function findCommit({ repo, ...source }: Source, revision: string, folder: string): Promise<string> {
   if (COMMIT.test(revision)) return revision;
   const ref = join(folder, `ref-${encodeURIComponent(revision)}`);
+  const { HubApiError, modelInfo } = await library();
   try {
     const { sha } = await modelInfo({ name: repo.name, revision, additionalFields: ["sha"], ...source });
     if (!COMMIT.test(sha)) throw new Error(`the hub names no commit for revision "${revision}"`);
@@ -146,6 +152,7 @@ async function findCommit({ repo, ...source }: Source, revision: string, folder:
 /** Downloads into `partial`, where a later start resumes. */
 async function download(source: Source, commit: string, partial: string, wanted: Wanted): Promise<void> {
   const { subfolder, pick, onFile } = wanted;
+  const { listFiles } = await library();
   const files: ListFileEntry[] = [];
   for await (const file of listFiles({
     ...source,
@@ -193,6 +200,7 @@ function adapterFiles(what: string, files: readonly ListFileEntry[]): ListFileEn
 
 async function fetchFile(source: Source, commit: string, file: ListFileEntry, path: string): Promise<void> {
   // Plain HTTPS: xet would need a second service and keeps large files in memory.
+  const { downloadFile } = await library();
   const blob = await downloadFile({ ...source, path: file.path, revision: commit, xet: false });
   if (blob === null) throw new Error(`${file.path} is listed but absent`);
   const temporary = `${path}.${randomBytes(6).toString("hex")}.tmp`;
@@ -222,7 +230,8 @@ async function fetchFile(source: Source, commit: string, file: ListFileEntry, pa
 }
 
 /** `what`: the beginning of a sentence, about a download. */
-function explain(error: unknown, what: string, { hubUrl, accessToken }: Source): ModelLoadError {
+async function explain(error: unknown, what: string, { hubUrl, accessToken }: Source): Promise<ModelLoadError> {
+  const { HubApiError } = await library();
   const start = `${what} from ${hubUrl} failed: `;
   if (error instanceof HubApiError && [401, 403, 404].includes(error.statusCode)) {
     const hint = accessToken ? "the token may lack access" : "if it is private or gated, set HF_TOKEN";

@@ -14,7 +14,7 @@ skipFileWithout(t, "thread-time");
 
 const MIB = 1024 ** 2;
 /** One in so many bodies: over all fields each kind comes. */
-const STRIDE = effort({ short: 11, long: 2 });
+const STRIDE = effort({ short: 19, long: 2 });
 const tokenizer = await loadTokenizer(new URL("../../models/demo", import.meta.url).pathname, 4096);
 
 t.test("a body of 1 MiB blocks the event loop for less than 50 ms at a time, on every route", async (t) => {

@@ -11,7 +11,7 @@ import { lacking } from "../support/requirements.ts";
 const ROUNDS = effort({ short: 2, long: 4 });
 const CLIENTS = 10;
 /** Milliseconds between a client's requests. It does not wait for answers unless too many are outstanding. */
-const EVERY_MS = 80;
+const EVERY_MS = effort({ short: 160, long: 80 });
 const MOST_OPEN = 6;
 
 /**
@@ -25,7 +25,7 @@ type Outcome =
 
 const folder = temporaryFolder();
 t.teardown(() => folder.remove());
-const startOn = (store: string, ...flags: string[]): Promise<TestServer> =>
+const start = (store: string, ...flags: string[]): Promise<TestServer> =>
   startServerProcess([
     "--cache-dir",
     join(folder.path, "cache"),
@@ -35,7 +35,6 @@ const startOn = (store: string, ...flags: string[]): Promise<TestServer> =>
     "1",
     ...flags,
   ]);
-const start = (...flags: string[]): Promise<TestServer> => startOn("store", ...flags);
 
 /** One stream from the first byte to the last. */
 function stream(port: number, agent: Agent | false, maxNewTokens: number): Promise<Outcome> {
@@ -108,10 +107,10 @@ let [refused, unaccepted] = [0, 0];
 
 for (let round = 0; round < ROUNDS; round++) {
   // The last round has no delay, so everything depends on the 503s.
-  const delay = round === ROUNDS - 1 ? 0 : 3;
+  const delay = round === ROUNDS - 1 ? 0 : effort({ short: 1, long: 3 });
   t.test(`round ${round}, a delay of ${delay} s`, async (t) => {
     // Long enough for all running requests on any machine.
-    const server = await start("--drain-delay", String(delay), "--drain-timeout", "600");
+    const server = await start("store", "--drain-delay", String(delay), "--drain-timeout", "600");
     t.teardown(() => server.signal("SIGKILL"));
     const port = Number(new URL(server.url).port);
     const outcomes: Outcome[] = [];
@@ -158,20 +157,22 @@ t.test("the port closes when no connection waits to be accepted", { skip: lackin
   t.equal(unaccepted, 0);
 });
 
-t.test("the usage of all requests is written", async (t) => {
-  const server = await start("--drain-timeout", "0");
-  t.teardown(() => server.signal("SIGKILL"));
-  const { usage } = (await (await fetch(`${server.url}/usage`)).json()) as { usage: { completion_tokens: number }[] };
+t.test("the usage of all requests is written, and a second signal ends the server at once", async (t) => {
+  const startDelayed = async (store: string): Promise<TestServer> => {
+    const server = await start(store, "--drain-delay", "600");
+    t.teardown(() => server.signal("SIGKILL"));
+    return server;
+  };
+  const servers = await Promise.all([startDelayed("store"), startDelayed("another")]);
+  const { usage } = (await (await fetch(`${servers[0].url}/usage`)).json()) as {
+    usage: { completion_tokens: number }[];
+  };
   t.equal(
     usage.reduce((sum, row) => sum + row.completion_tokens, 0),
     tokens,
   );
-});
 
-t.test("a second signal ends the server at once", async (t) => {
-  const endsAtOnce = async (signal: NodeJS.Signals, code: number): Promise<void> => {
-    const server = await startOn(signal, "--drain-delay", "600");
-    t.teardown(() => server.signal("SIGKILL"));
+  const endsAtOnce = async (server: TestServer, signal: NodeJS.Signals, code: number): Promise<void> => {
     // Two signals at once count as one: npm forwards a terminal's Ctrl-C, so it arrives twice.
     for (const one of ["SIGTERM", "SIGINT"] as const) server.signal(one);
     while ((await fetch(`${server.url}/health/ready`)).status !== 503) await sleep(10);
@@ -180,5 +181,5 @@ t.test("a second signal ends the server at once", async (t) => {
     server.signal(signal);
     t.equal(await server.exited, code);
   };
-  await Promise.all([endsAtOnce("SIGTERM", 143), endsAtOnce("SIGINT", 130)]);
+  await Promise.all([endsAtOnce(servers[0], "SIGTERM", 143), endsAtOnce(servers[1], "SIGINT", 130)]);
 });

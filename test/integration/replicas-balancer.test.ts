@@ -13,11 +13,11 @@ import { lacking } from "../support/requirements.ts";
 import { startServerProcess, temporaryFolder, type TestServer } from "../support/server.ts";
 
 const REPLICAS = ["replica-1", "replica-2", "replica-3"] as const;
-const CLIENTS = 12;
-const PREFIXES = effort({ short: 6, long: 9 });
+const CLIENTS = effort({ short: 8, long: 12 });
+const PREFIXES = effort({ short: 5, long: 9 });
 const TOKENS = effort({ short: 30, long: 50 });
 /** Between a client's requests while replicas start, in milliseconds: those starts take what the load leaves. */
-const PAUSE = effort({ short: 300, long: 0 });
+const PAUSE = effort({ short: 800, long: 0 });
 
 class Deployment {
   readonly servers: (TestServer | null | undefined)[] = [null, null, null];
@@ -129,7 +129,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
 
   await t.test("kill -9 loses the replica's open streams and nothing else", async (t) => {
     const load = new BalancedLoad(balancer.url, cases, CLIENTS);
-    await load.more(60);
+    await load.more(effort({ short: 24, long: 60 }));
     // Choose a replica in the middle of at least two streams.
     const begun = (): Call[] => load.calls.filter((call) => call.end === null && call.streamed && call.ids.length > 0);
     const busiest = (): number =>
@@ -139,7 +139,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     const open = load.calls.filter(({ end }) => end === null);
     const killed = deployment.end(victim, "SIGKILL");
     t.equal(await killed, "SIGKILL");
-    await load.more(effort({ short: 80, long: 150 }));
+    await load.more(effort({ short: 50, long: 150 }));
     const lost = failed(load.calls);
     t.comment(
       `${open.length} requests were open, ${lost.length} lost: ${lost.map(({ end, ids }) => `${end} after ${ids.length} tokens`).join(", ")}`,
@@ -156,7 +156,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
       lost.map(() => ["ok", true]),
       "asked again, they are answered",
     );
-    const last = load.calls.filter(({ end }) => end === "ok").slice(-effort({ short: 50, long: 100 }));
+    const last = load.calls.filter(({ end }) => end === "ok").slice(-effort({ short: 30, long: 100 }));
     t.notOk(
       last.some(({ replica }) => replica === REPLICAS[victim]),
       "the others have all of it",
@@ -166,7 +166,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
     load.pause = PAUSE;
     await deployment.start(victim);
     await load.answeredBy(REPLICAS[victim]!);
-    await load.more(50);
+    await load.more(effort({ short: 20, long: 50 }));
     await load.stop();
     t.same(failed(load.calls.slice(before)), [], "nobody notices that it comes back");
     t.same(wrong(load.calls), [], "all answers are equal to the bit");
@@ -175,7 +175,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
   await t.test("a replica drained at the balancer gets no new requests", async (t) => {
     await balancer.command("set server replicas/replica-2 state drain");
     const load = new BalancedLoad(balancer.url, cases, CLIENTS);
-    await load.more(60);
+    await load.more(effort({ short: 24, long: 60 }));
     t.same(
       load.calls.filter(({ replica }) => replica === "replica-2"),
       [],
@@ -189,7 +189,7 @@ t.test("replicas behind HAProxy", { skip, timeout: 280_000 }, async (t) => {
 
   await t.test("no client sees an error during a rolling restart", async (t) => {
     const load = new BalancedLoad(balancer.url, cases, CLIENTS);
-    await load.more(30);
+    await load.more(effort({ short: 16, long: 30 }));
     load.pause = PAUSE;
     for (const [index, name] of REPLICAS.entries()) {
       t.equal(await deployment.end(index, "SIGTERM"), 0, `${name} ends by itself`);

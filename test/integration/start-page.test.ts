@@ -1,5 +1,6 @@
 /** Runs the commands of docs/guides/start.md and train.md: from an adapter, and from a file of examples, to an answer. */
 import t from "tap";
+import { effort } from "../support/effort.ts";
 import { blocksOf, shell, workplace } from "../support/guide-page.ts";
 import { skipFileWithout } from "../support/requirements.ts";
 import { startServerProcess, temporaryFolder } from "../support/server.ts";
@@ -43,7 +44,8 @@ t.test("from PEFT's folder to an answer", async (t) => {
 
 t.test("from a file of examples to an answer", async (t) => {
   // What a whole training is worth is measured: bench/training-defaults.ts.
-  const said = await follow("train.md", (script) => script.replace(/(prefixd train --data \S+)/g, "$1 --steps 4"));
+  const short = `$1 --steps ${effort({ short: 1, long: 4 })}`;
+  const said = await follow("train.md", (script) => script.replace(/(prefixd train --data \S+)/g, short));
   t.match(said, /^registered dates /m);
   t.match(said, /"text":"/);
 });

@@ -212,29 +212,27 @@ t.test("adapters in the layouts that people have, from a folder and by push", as
   });
   t.match(await push(elsewhere), { code: 0, err: `prefixd: warning: ${other}\n` });
 
+  await t.test("push registers a folder with a running server", async (t) => {
+    const push = runCli(["push", "prefixes/intent", "--id", "at-once", "--json", "--url", server.url]);
+    t.equal(await push.exited, 0);
+    t.match(JSON.parse(push.stdout()), {
+      id: "at-once",
+      virtual_tokens: 10,
+      base_model_name_or_path: "prefixd/demo",
+      warnings: [],
+    });
+    t.equal(push.stderr(), "");
+    const again = runCli(["push", "models/demo", "--url", server.url]);
+    t.equal(await again.exited, 1);
+    t.match(again.stderr(), /adapter_config\.json/);
+    const nobody = runCli(["push", "prefixes/intent", "--url", "http://127.0.0.1:9"]);
+    t.equal(await nobody.exited, 1);
+    t.match(nobody.stderr(), /no server answers/);
+  });
+
   server.signal("SIGTERM");
   await server.exited;
   const strict = runCli(["serve", "--port", "0", ...args, "--require-base-name"]);
   t.equal(await strict.exited, 1);
   t.equal(strict.stderr(), `prefixd: ${elsewhere}: ${other}\n`);
-});
-
-t.test("push registers a folder with a running server", async (t) => {
-  const server = await startServerProcess([...cache, ...store]);
-  t.teardown(() => server.signal("SIGKILL"));
-  const push = runCli(["push", "prefixes/intent", "--id", "pushed", "--json", "--url", server.url]);
-  t.equal(await push.exited, 0);
-  t.match(JSON.parse(push.stdout()), {
-    id: "pushed",
-    virtual_tokens: 10,
-    base_model_name_or_path: "prefixd/demo",
-    warnings: [],
-  });
-  t.equal(push.stderr(), "");
-  const again = runCli(["push", "models/demo", "--url", server.url]);
-  t.equal(await again.exited, 1);
-  t.match(again.stderr(), /adapter_config\.json/);
-  const nobody = runCli(["push", "prefixes/intent", "--url", "http://127.0.0.1:9"]);
-  t.equal(await nobody.exited, 1);
-  t.match(nobody.stderr(), /no server answers/);
 });

@@ -196,9 +196,9 @@ t.test("triggers are searched for, and served as the prompt that they are", asyn
 
 t.test("a search that is cancelled has told of the best triggers so far", async (t) => {
   const openai = clientOf(server, ann);
-  const hyperparameters = { peft_type: "TRIGGERS", num_virtual_tokens: 2, num_candidates: 2, n_steps: 400 };
+  const hyperparameters = { peft_type: "TRIGGERS", num_virtual_tokens: 2, num_candidates: 2, n_steps: 160 };
   const job = await create(openai, await uploaded(openai), { prefix_id: "given-up", hyperparameters });
-  await beyond(openai, job, 50);
+  await beyond(openai, job, 20);
   while ((await openai.fineTuning.jobs.checkpoints.list(job.id)).data.length === 0) await sleep(20);
   const cancelled = await openai.fineTuning.jobs.cancel(job.id);
   t.match(cancelled, { status: "cancelled", triggers: { text: String, token_ids: [Number, Number] } });

@@ -137,7 +137,7 @@ for (const kind of ["prefixes", "users"] as const) {
     `one flipped bit anywhere in ${kind}, or its end cut off: served as it was, or refused`,
     { timeout: 600_000 },
     async (t) => {
-      const rounds = effort({ short: 150, long: 400 });
+      const rounds = effort({ short: 60, long: 400 });
       const child = spawn(
         ...bareNode(
           ...SOURCES,

@@ -54,7 +54,7 @@ for (const [kind, device, more] of VARIANTS) {
     const step = (run: (fixture: RunnerFixture) => Promise<StepOutput>): Promise<void> =>
       both(async (fixture) => copyOf(await run(fixture)));
 
-    for (let call = 0; call < effort({ short: 150, long: 400 }); call++) {
+    for (let call = 0; call < effort({ short: 80, long: 400 }); call++) {
       const row = below(SLOTS);
       const length = lengths[row]!;
       const ids = host.ids(1 + below(12), call);

@@ -10,7 +10,7 @@ import { REFUSED_SCHEMAS } from "./refused-schemas.ts";
 import { SCHEMAS } from "./schemas.ts";
 import { accepts, acceptsBytes, compiled, demoTokenizer, sampleText, treeOf, untried } from "./support.ts";
 
-const TEXTS = effort({ short: 3, long: 80 });
+const TEXTS = effort({ short: 2, long: 80 });
 
 const tokenizer = await demoTokenizer();
 const tree = treeOf(tokenizer);

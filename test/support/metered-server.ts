@@ -12,7 +12,7 @@ import { withoutSettings } from "./server.ts";
 
 interface Reading {
   readonly url: string;
-  /** Milliseconds of the longest turn since the last reading, and what 50 ms amount to there now. */
+  /** Milliseconds of the longest turn since the last reading, and what 50 ms amount to there. */
   readonly longest: number;
   readonly budget: number;
 }
@@ -66,7 +66,8 @@ async function serve(args: readonly string[]): Promise<void> {
   const tell = (longest: number): boolean => process.send!({ url: server.url, longest, budget } satisfies Reading);
   process.on("message", () => {
     const longest = meter.take();
-    budget = turnBudget();
+    // It takes as long as most requests, and only a turn that would be too long needs to know how fast the machine is now.
+    if (longest > budget) budget = turnBudget();
     tell(longest);
     // The measurement itself does not count.
     meter.take();

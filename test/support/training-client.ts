@@ -57,7 +57,7 @@ export async function ended(openai: OpenAI, job: Job): Promise<Job> {
   for (;;) {
     const now = await openai.fineTuning.jobs.retrieve(job.id);
     if (["succeeded", "failed", "cancelled"].includes(now.status)) return now;
-    await sleep(50);
+    await sleep(100);
   }
 }
 

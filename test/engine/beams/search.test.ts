@@ -9,7 +9,7 @@ import { GREEDY, type History, plainDistribution, plainScores, stepOutput } from
 
 const VOCAB = 40;
 const EOS = [3, 17];
-const CASES = effort({ short: 400, long: 1000 });
+const CASES = effort({ short: 150, long: 1000 });
 
 /** Logits after some tokens: anything, but always the same; small steps make equal ones common. */
 function logitsAfter(seed: number, ids: readonly number[], step: number): Float32Array {

@@ -87,7 +87,7 @@ t.test("the fast and the exact path choose the same token for any logits and par
     topH: pick(null, null, null, 0.3, 0.9),
   });
   let withoutAll = 0;
-  const rounds = effort({ short: 1000, long: 3000 });
+  const rounds = effort({ short: 500, long: 3000 });
   for (let round = 0; round < rounds; round++) {
     const size = pick(20, 70, 300);
     const row = randomRow(random, size);
@@ -185,7 +185,7 @@ t.test(
       },
     ];
     let undecided = 0;
-    for (let round = 0; round < 12; round++) {
+    for (let round = 0; round < effort({ short: 4, long: 12 }); round++) {
       const row = randomRow(random, 3000);
       const output = stepOutput([row], 64);
       for (const given of settings) {
@@ -246,7 +246,7 @@ t.test("tokens are drawn as often as they are likely (chi-square)", async (t) =>
   })) {
     const expected = plainDistribution(row, params, { prompt: [], generated: [], eosIds: [] });
     const counts = new Map<number, number>();
-    const draws = 20_000;
+    const draws = effort({ short: 5000, long: 20_000 });
     const sampler = new Sampler(params, 42, 0, NO_IDS, []);
     for (let i = 0; i < draws; i++) {
       const { id } = sampler.next(output, 0, 0);
