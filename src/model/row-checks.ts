@@ -13,18 +13,19 @@ type Steps = Pick<ModelRunner, "slots" | "shape" | "decode" | "wipe" | "wipeBuff
  * number never matters. `slots` where nothing but full steps agrees with them. All rows must be unused; they are zeroed.
  */
 export async function leastSteadyRows(runner: Steps): Promise<number> {
-  const { slots } = runner;
+  const { slots, shape } = runner;
+  const context = Math.min(CONTEXT, shape.positions - 1);
   const counts = [...TRIED.filter((rows) => rows < slots), slots];
-  for (let position = 0; position < CONTEXT; position++) await step(runner, slots, position);
+  for (let position = 0; position < context; position++) await step(runner, slots, position);
   let expected: Float32Array | null = null;
   let least = slots;
   for (const rows of counts.reverse()) {
-    const output = await step(runner, rows, CONTEXT);
+    const output = await step(runner, rows, context);
     expected ??= rowOf(output, 0);
     if (!hasOnly(output, expected)) break;
     least = rows;
   }
-  for (let row = 0; row < slots; row++) runner.wipe(row, 0, CONTEXT + 1);
+  for (let row = 0; row < slots; row++) runner.wipe(row, 0, context + 1);
   runner.wipeBuffers();
   return least;
 }
