@@ -55,8 +55,6 @@ export class Gpt2Runner implements ModelRunner {
   longestChunk = Infinity;
   readonly promptsAtOnce = 1;
   chunkingChangesBits = true;
-  /** Whether the last bits of a row's answers depend on how many rows share its decode steps. */
-  rowsChangeBits = false;
   readonly #runtime: Runtime;
   readonly #session: Session;
   readonly #cache: KvCache;
@@ -67,6 +65,8 @@ export class Gpt2Runner implements ModelRunner {
    * enough rows for kernels that give every row the same bits.
    */
   readonly #pads: number;
+  /** From how many rows on, besides the pads, a row has the same bits (row-checks.ts). */
+  #steadyRows = 1;
   /**
    * Buffers for runs that return scores of all tokens. They have as many rows as the longest chunk so far, since most
    * servers never need them.
@@ -80,24 +80,28 @@ export class Gpt2Runner implements ModelRunner {
    * @throws ModelLoadError when the vocabulary has more ids than the device can represent
    */
   static async open(runtime: Runtime, options: RunnerOptions): Promise<Gpt2Runner> {
-    const { device, leastRows } = options;
-    const open = async (pads: number): Promise<Gpt2Runner> => {
-      const runner = new Gpt2Runner(runtime, options, pads);
-      try {
-        await runner.#tryChunks(device);
-        if (device.hostMemory || leastRows !== undefined) return runner;
-        const least = await leastSteadyRows(runner);
-        if (least === 1) return runner;
-        runner.rowsChangeBits = true;
-        if (pads > 0 || least - 1 > MOST_PADS) return runner;
-        await runner.close();
-        return await open(least - 1);
-      } catch (error) {
-        await runner.close();
-        throw error;
-      }
-    };
-    return open(device.hostMemory || leastRows === undefined ? 0 : leastRows - 1);
+    const open = (pads: number): Promise<Gpt2Runner> => Gpt2Runner.#open(runtime, options, pads);
+    if (options.leastRows !== undefined) return open(options.leastRows - 1);
+    const runner = await open(0);
+    const pads = runner.#steadyRows - 1;
+    if (pads === 0 || pads > MOST_PADS) return runner;
+    await runner.close();
+    const padded = await open(pads);
+    if (!padded.rowsChangeBits) return padded;
+    await padded.close();
+    return open(0);
+  }
+
+  static async #open(runtime: Runtime, options: RunnerOptions, pads: number): Promise<Gpt2Runner> {
+    const runner = new Gpt2Runner(runtime, options, pads);
+    try {
+      await runner.#tryChunks(options.device);
+      if (!options.device.hostMemory) runner.#steadyRows = await leastSteadyRows(runner);
+      return runner;
+    } catch (error) {
+      await runner.close();
+      throw error;
+    }
   }
 
   private constructor(runtime: Runtime, options: RunnerOptions, pads: number) {
@@ -135,6 +139,11 @@ export class Gpt2Runner implements ModelRunner {
       this.#owned[Symbol.dispose]();
       throw error;
     }
+  }
+
+  /** Whether the last bits of a row's answers depend on how many rows share its decode steps. */
+  get rowsChangeBits(): boolean {
+    return this.#steadyRows > 1;
   }
 
   loadPrefix(row: number, prefix: KvTensor): void {
