@@ -153,7 +153,7 @@ export const ConfigSchema = Type.Object({
   batchInvariant: Type.Enum(["on", "off"], {
     default: "off",
     description:
-      "on: no bit of an answer may depend on what else runs. Always so on the CPU. On cuda each step then has max-batch rows and prompts run one by one; on webgpu the start fails if the GPU cannot do it",
+      "Whether no bit of an answer may depend on what else runs, as always on the CPU. On cuda steps then have max-batch rows and prompts run one by one; on webgpu the start fails where the GPU cannot do it",
   }),
   stepTimeout: Type.Number({
     minimum: 1,

@@ -32,7 +32,7 @@ export interface RunnerOptions {
   readonly precision: Precision;
   /** Device memory for hot prefixes, in bytes; rounded up to hold at least one full row. */
   readonly bankBytes: number;
-  /** Each step has the same size whatever else runs, where sizes decide on kernels (paged/runner.ts). Default: false. */
+  /** No bit of an answer may depend on what else runs: see openRunner and PagedRunner. Default: false. */
   readonly batchInvariant?: boolean;
   /** Fewest rows of a decode step on a device; default: as many as its kernels need (row-checks.ts). */
   readonly leastRows?: number;

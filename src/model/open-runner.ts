@@ -1,5 +1,6 @@
 /** Opens the runner for a device. */
 import type { ModelRunner } from "../engine/runner.ts";
+import { DeviceError } from "../errors.ts";
 import type { Runtime } from "../runtime/session.ts";
 import { isStreamed } from "../runtime/stream-device.ts";
 import { Gpt2Runner, type RunnerOptions } from "./gpt2-runner.ts";
@@ -17,9 +18,17 @@ export interface LocalRunner extends ModelRunner {
 }
 
 /**
- * @throws OrtError, CudaError when the graph cannot be loaded or the device runs out of memory; all its memory is freed
+ * @throws OrtError, CudaError when the graph cannot be loaded or the device runs out of memory, DeviceError when it
+ * cannot be batch-invariant and has to; all its memory is freed
  */
-export function openRunner(runtime: Runtime, options: RunnerOptions): Promise<LocalRunner> {
-  const { device } = options;
-  return isStreamed(device) ? PagedRunner.open(runtime, { ...options, device }) : Gpt2Runner.open(runtime, options);
+export async function openRunner(runtime: Runtime, options: RunnerOptions): Promise<LocalRunner> {
+  const { device, precision, batchInvariant = false } = options;
+  if (isStreamed(device)) return PagedRunner.open(runtime, { ...options, device });
+  const runner = await Gpt2Runner.open(runtime, options);
+  if (!batchInvariant || !runner.rowsChangeBits) return runner;
+  await runner.close();
+  throw new DeviceError(
+    device.kind,
+    `its kernels in ${precision} round differently beside other requests, which --batch-invariant on forbids.`,
+  );
 }

@@ -36,10 +36,15 @@ class RoundingRuntime extends Runtime {
   }
 }
 
-async function open(t: Test, error: (rows: number) => number): Promise<RunnerFixture & { runner: Gpt2Runner }> {
+async function open(
+  t: Test,
+  error: (rows: number) => number,
+  batchInvariant = false,
+): Promise<RunnerFixture & { runner: Gpt2Runner }> {
   const fixture = await openFixture(MODEL, SLOTS, {
     device: SIMULATED.handles,
     runtime: new RoundingRuntime(error),
+    batchInvariant,
   });
   t.teardown(() => fixture.close());
   return fixture as RunnerFixture & { runner: Gpt2Runner };
@@ -101,4 +106,13 @@ t.test("kernels that round differently at any number of rows: said", async (t) =
   t.equal(fixture.runner.rowsChangeBits, true);
   t.notOk(await isSteady(fixture));
   t.equal(await answersOf(fixture), 2, "pads would not help");
+});
+
+t.test("batch-invariant: they are refused where pads do not help, and only there", async (t) => {
+  await t.rejects(
+    open(t, (rows) => rows * 2 ** -12, true),
+    { name: "DeviceError", message: /round differently beside other requests, which --batch-invariant on forbids/ },
+  );
+  const fixture = await open(t, (rows) => (rows <= 8 ? 2 ** -12 : 0), true);
+  t.ok(await isSteady(fixture));
 });

@@ -27,6 +27,7 @@ export interface RunnerFixtureOptions {
   readonly precision?: Precision;
   readonly bankBytes?: number;
   readonly leastRows?: number;
+  readonly batchInvariant?: boolean;
   /** Default: a new one, closed with the fixture. */
   readonly runtime?: Runtime;
 }
@@ -45,6 +46,11 @@ export async function openFixture(
 ): Promise<RunnerFixture> {
   const cache = await mkdtemp(join(tmpdir(), "prefixd-runner-"));
   const checkpoint = await openCheckpoint(dir);
+  const close = async (): Promise<void> => {
+    runtime[Symbol.dispose]();
+    await checkpoint.close();
+    await rm(cache, { recursive: true });
+  };
   const runner = await openRunner(runtime, {
     modelPath: await ensureGraph(checkpoint, cache, precision, device),
     shape: checkpoint.shape,
@@ -56,6 +62,9 @@ export async function openFixture(
     precision,
     bankBytes,
     ...others,
+  }).catch(async (error: unknown) => {
+    await close();
+    throw error;
   });
   return {
     checkpoint,
@@ -67,9 +76,7 @@ export async function openFixture(
     },
     async close() {
       await runner.close();
-      runtime[Symbol.dispose]();
-      await checkpoint.close();
-      await rm(cache, { recursive: true });
+      await close();
     },
   };
 }

@@ -52,6 +52,7 @@ export class PagedRunner implements ModelRunner {
   readonly longestChunk: number;
   readonly promptsAtOnce: number;
   readonly chunkingChangesBits = true;
+  /** Batch-invariant, every run has the size that it would have alone: sizes decide on kernels. */
   readonly rowsChangeBits: boolean | null;
   readonly #cache: PagedKvCache;
   readonly #steps: Steps;
