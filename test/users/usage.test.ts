@@ -2,6 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import type { UsageRow } from "../../src/users/types.ts";
 import { UsageRecorder, type RequestUsage, type UsageRecorderOptions } from "../../src/users/usage.ts";
+import { until } from "../support/app.ts";
 import { seededRandom } from "../support/model.ts";
 
 /** Adds up what it is given, unless it fails. */
@@ -67,9 +68,9 @@ t.test("adds up per user, prefix and UTC day, and writes each row once", async (
   now++;
   recorder.record(use());
   t.equal(recorder.pending, 3);
-  await sleep(40);
+  await until(() => sink.batches.length > 0);
   t.same(sink.batches, [3]);
-  t.equal(recorder.pending, 0);
+  await until(() => recorder.pending === 0);
   const totals = Object.fromEntries(sink.totals);
   t.match(totals, {
     "ann poem 2026-01-31 requests": 2,
