@@ -18,6 +18,7 @@ import type {
   StreamModel,
   Strips,
 } from "../../src/runtime/stream-device.ts";
+import { TakenModel } from "./taken-model.ts";
 
 interface Block {
   readonly start: bigint;
@@ -99,7 +100,7 @@ export class EmulatedDevice implements StreamDevice {
   load(runtime: Runtime, model: string | Uint8Array): StreamModel {
     return typeof model === "string"
       ? new EmulatedModel(this, runtime, join(dirname(model), "device.onnx"))
-      : new PlainModel(this, runtime, model);
+      : new TakenModel(this, runtime, model, CPU);
   }
 
   /** Over all memory ever allocated. */
@@ -112,48 +113,6 @@ export class EmulatedDevice implements StreamDevice {
 
   [Symbol.dispose](): void {
     this.#blocks.length = 0;
-  }
-}
-
-/** A model of fp32 tensors without pages, which the CPU runs as it is. */
-class PlainModel implements StreamModel {
-  readonly #device: EmulatedDevice;
-  readonly #runtime: Runtime;
-  readonly #session: Session;
-
-  constructor(device: EmulatedDevice, runtime: Runtime, model: Uint8Array) {
-    this.#device = device;
-    this.#runtime = runtime;
-    this.#session = runtime.session(model, { threads: 1, device: CPU });
-  }
-
-  prepare(inputs: Readonly<Record<string, FixedTensor>>, outputs: Readonly<Record<string, FixedTensor>>): PreparedRun {
-    const tensorOf = ({ address, shape, type }: FixedTensor): HostTensor =>
-      this.#runtime.tensor(floatsOf(this.#device.at(address, bytesOf(type, shape))), shape);
-    const run = (): void => {
-      const [given, answers] = [inputs, outputs].map((tensors) =>
-        Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, tensorOf(tensor)])),
-      );
-      using binding = this.#session.binding(given!, answers!);
-      this.#session.runNow(binding);
-      for (const [name, { data }] of Object.entries(answers!)) {
-        const { address, shape, type } = outputs[name]!;
-        this.#device
-          .at(address, bytesOf(type, shape))
-          .set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      }
-      for (const tensor of [...Object.values(given!), ...Object.values(answers!)]) tensor[Symbol.dispose]();
-    };
-    return {
-      run: () => this.#device.queue("run", run),
-      capture: () => this.#device.queue("capture", run),
-      replay: () => this.#device.queue("replay", run),
-      [Symbol.dispose]() {},
-    };
-  }
-
-  [Symbol.dispose](): void {
-    this.#session[Symbol.dispose]();
   }
 }
 
